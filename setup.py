@@ -1,4 +1,4 @@
-"""Packaging. The bounds are versions that were installed and tested, not guesses; widen them together with a run of the tests."""
+"""Packaging. The bounds are versions that were installed and tested; widen them together with a run of the tests."""
 import re
 from pathlib import Path
 
