@@ -1,0 +1,167 @@
+"""The only module that talks to torch.distributed.
+
+All topology is one boolean: a rank `contributes` when the losses it measures belong in the world's sum (last pipeline
+stage, first tensor rank, first sequence-parallel rank; every data- and context-parallel rank). Then one sum over the
+world is exact for every layout, and nothing else has to know about groups.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from ado_megatron.errors import RanksDisagree
+
+
+@dataclasses.dataclass
+class Traffic:
+    """Collectives issued so far by this rank and the bytes of their payloads (the benchmark reads it)."""
+
+    calls: int = 0
+    payload_bytes: int = 0
+
+    def count(self, num_bytes: int) -> None:
+        self.calls += 1
+        self.payload_bytes += int(num_bytes)
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """This process among all processes of the run.
+
+    rank, size: place in the default process group. contributes: see the module's docstring. device: where collective
+    buffers live ("cpu" for gloo, the current GPU for nccl).
+    """
+
+    rank: int
+    size: int
+    contributes: bool
+    device: torch.device
+    traffic: Traffic = dataclasses.field(default_factory=Traffic, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.size:
+            raise ValueError(f"rank {self.rank} is not in a world of {self.size}")
+
+    @classmethod
+    def detect(cls, contributes: bool, device: torch.device | str = "cpu") -> World:
+        """The world of the initialised default process group (or a world of one when there is none)."""
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size(), contributes, torch.device(device))
+        return cls(0, 1, contributes, torch.device(device))
+
+    @classmethod
+    def single(cls) -> World:
+        """A world of one process that contributes, on the CPU."""
+        return cls(0, 1, True, torch.device("cpu"))
+
+    @property
+    def is_zero(self) -> bool:
+        return self.rank == 0
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """All-reduce `tensor` in place over the world; one collective."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+            self.traffic.count(tensor.numel() * tensor.element_size())
+        return tensor
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank zero's `value` (anything picklable) on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        value = box[0]
+        self.traffic.count(_num_bytes(value))
+        return value
+
+    def gather_int64(self, value: int) -> list[int]:
+        """Every rank's 64-bit integer, in rank order, on every rank."""
+        if self.size == 1:
+            return [int(value)]
+        mine = torch.tensor([value], dtype=torch.int64, device=self.device)
+        everyone = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(everyone, mine)
+        self.traffic.count(8 * self.size)
+        return torch.cat(everyone).tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's picklable `value`, in rank order, on every rank. For error reports, not for the fast path."""
+        if self.size == 1:
+            return [value]
+        everyone: list[Any] = [None] * self.size
+        dist.all_gather_object(everyone, value)
+        return everyone
+
+    def require_same(self, facts: dict[str, Any]) -> None:
+        """Stop every rank when one started with other facts than rank zero.
+
+        Costs one 8-byte gather when all is well; the facts themselves travel only to write the message.
+        Raises RanksDisagree on all ranks, naming the first differing fact and the ranks that hold it.
+        """
+        digests = self.gather_int64(digest64(repr(sorted(facts.items()))))
+        if len(set(digests)) == 1:
+            return
+        everyone = self.gather({name: repr(value) for name, value in facts.items()})
+        reference = everyone[0]
+        for name in sorted(set().union(*everyone)):
+            other = [r for r, theirs in enumerate(everyone) if theirs.get(name) != reference.get(name)]
+            if other:
+                theirs = everyone[other[0]].get(name)
+                raise RanksDisagree(
+                    f"{_ranks(other)} started with another {name} than rank 0 ({_short(theirs)} against "
+                    f"{_short(reference.get(name))}); start every rank with the same options, data and seed"
+                )
+        raise RanksDisagree("ranks started with different facts that print alike; start every rank the same way")
+
+    def require_same_rows(self, first_block: int, digest_S: np.ndarray) -> None:
+        """Stop every rank, before the next batch, when one holds other rows of the table.
+
+        digest_S: int64 digest of each row from first_block on. One 8-byte gather when all is well.
+        """
+        chains = self.gather_int64(digest64(np.ascontiguousarray(digest_S, dtype=np.int64).tobytes()))
+        if len(set(chains)) == 1:
+            return
+        everyone = self.gather(np.asarray(digest_S, dtype=np.int64).tolist())
+        blocks = {}
+        for rank, theirs in enumerate(everyone):
+            differs = [s for s, (a, b) in enumerate(zip(theirs, everyone[0], strict=False)) if a != b]
+            if differs or len(theirs) != len(everyone[0]):
+                blocks[rank] = first_block + (differs[0] if differs else min(len(theirs), len(everyone[0])))
+        raise RanksDisagree(
+            f"{_ranks(sorted(blocks))}: the mixture differs from that of rank 0 from block {min(blocks.values())} on; the run "
+            "stops before a batch is drawn from it: resume from the last checkpoint, and check the memory of those hosts"
+        )
+
+
+def digest64(data: bytes | str) -> int:
+    """A 63-bit digest of bytes or text, the same on every platform."""
+    if isinstance(data, str):
+        data = data.encode()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
+
+
+def _ranks(ranks: list[int]) -> str:
+    shown = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+    return f"rank{'s' if len(ranks) > 1 else ''} {shown}"
+
+
+def _short(value: Any, limit: int = 120) -> str:
+    text = str(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _num_bytes(value: Any) -> int:
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, dict):
+        return sum(_num_bytes(v) for v in value.values())
+    if isinstance(value, (list, tuple)):
+        return sum(_num_bytes(v) for v in value)
+    return 8
