@@ -76,6 +76,7 @@ class AdoConfig:
                                   choices=("rescale", "euclidean", "proportional", "none"))
     clip_target: str | None = _algorithm(str, "what is clipped: ρ, π or both",
                                          choices=("preference", "policy", "both"))
+    clip_prior: bool | None = _algorithm(bool, "the prior in force before the first laws is clipped too")
     min_share: float | None = _algorithm(float, "δ, least share of a domain", low=0.0, high=1.0)
     min_share_factor: float | None = _algorithm(float, "c of δ_K = min(δ, c/K); 0: δ_K = δ", low=0.0, high=1.0)
     max_share: float | None = _algorithm(float, "greatest share of a domain", above=0.0, high=1.0)

@@ -21,6 +21,7 @@ _TABLE = {
     "clip_target": ("preference", "policy", "policy"),
     "min_share": (0.01, 0.01, 0.01),
     "min_share_factor": (0.0, 0.0, 0.25),
+    "clip_prior": (False, False, True),
     "max_share": (1.0, 1.0, 1.0),
     # when
     "start_step": (1000, 1000, 200),

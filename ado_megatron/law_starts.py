@@ -1,0 +1,70 @@
+"""Where the solver starts: a grid over (α, ε) on a thinned history, refined, the best few of each domain kept.
+
+Legend: K domains, T points, S thinned points, G starts of a domain, 3 = (log β, log ε, α).
+"""
+
+import numpy as np
+
+from ado_megatron.law_solver import Problem, cost, minimise
+
+_ALPHAS = (0.002, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.2, 1.8)
+_EPSILON_SHARES = (0.05, 0.3, 0.5, 0.65, 0.8, 0.9, 0.96, 0.99)
+_FLAT_LOG_BETA = -30.0  # a law whose power term is nothing: constant, or rising, losses
+
+
+def thin(problem: Problem, points: int) -> Problem:
+    """Every problem on at most `points` of its present points, evenly spread, with the weights' sum kept."""
+    present = problem.w_NxT > 0
+    count_N = present.sum(-1)
+    size = min(points, max(int(count_N.max(initial=1)), 1))
+    order_NxT = np.argsort(~present, axis=-1, kind="stable")  # present points first, in their order
+    fraction_S = (np.arange(size) + 0.5) / size
+    pick_NxS = np.minimum((fraction_S * np.maximum(count_N, 1)[:, None]).astype(np.int64), problem.w_NxT.shape[1] - 1)
+    index_NxS = np.take_along_axis(order_NxT, pick_NxS, -1)
+    x, y, w = (np.take_along_axis(a, index_NxS, -1) for a in (problem.x_NxT, problem.y_NxT, problem.w_NxT))
+    w = w * (problem.w_NxT.sum(-1) / np.maximum(w.sum(-1), 1e-300))[:, None]
+    return Problem(x, y, w, problem.lower_Nx3, problem.upper_Nx3, problem.delta, problem.slope)
+
+
+def grid(problem: Problem) -> np.ndarray:
+    """Starts theta_KxGx3: for each (α, ε) the log β that fits the median of log(L − ε) + α log n; and a flat law."""
+    lowest_K = np.where(problem.w_NxT > 0, problem.y_NxT, np.inf).min(-1)
+    shares = lowest_K[:, None] + np.log(_EPSILON_SHARES)
+    kinks = np.where(np.isfinite(problem.lower_Nx3[:, 1:2]), problem.lower_Nx3[:, 1:2], shares[:, :1])
+    e_KxE = np.concatenate([shares, kinks], -1)
+    if np.isinf(problem.slope):
+        e_KxE = np.clip(e_KxE, problem.lower_Nx3[:, 1:2], problem.upper_Nx3[:, 1:2])
+    above_KxExS = problem.y_NxT[:, None, :] - e_KxE[:, :, None]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        rest_KxExS = np.log(np.maximum(np.expm1(above_KxExS), 1e-6)) + e_KxE[:, :, None]
+    alphas = np.array(_ALPHAS)
+    power = rest_KxExS[:, None] + alphas[:, None, None] * problem.x_NxT[:, None, None, :]
+    a_KxAxE = np.median(power, axis=-1)
+    theta = np.empty((*a_KxAxE.shape, 3))
+    theta[..., 0], theta[..., 1], theta[..., 2] = a_KxAxE, e_KxE[:, None], alphas[:, None]
+    theta = theta.reshape(len(theta), -1, 3)
+    level_K = np.where(problem.w_NxT > 0, problem.y_NxT, np.nan)
+    level_K = np.nanmedian(level_K, axis=-1)
+    flat = np.stack([np.full_like(level_K, _FLAT_LOG_BETA), level_K, np.full_like(level_K, 0.3)], -1)
+    return np.concatenate([theta, flat[:, None]], 1)
+
+
+def starts(problem: Problem, keep: int, points=64) -> np.ndarray:
+    """The `keep` most promising starts of every problem, theta_KxMx3."""
+    small = thin(problem, points)
+    theta_KxGx3 = grid(small)
+    num, size = theta_KxGx3.shape[:2]
+    row_N = np.repeat(np.arange(num), size)
+    tiled = small.rows(row_N)
+    theta_Nx3 = tiled.inside(theta_KxGx3.reshape(-1, 3))
+    value_KxG = cost(tiled, theta_Nx3).reshape(num, size)
+    # of each α the best ε, and the flat law
+    per_alpha = value_KxG[:, :-1].reshape(num, len(_ALPHAS), -1)
+    best = per_alpha.argmin(-1) + np.arange(len(_ALPHAS)) * per_alpha.shape[-1]
+    chosen = np.concatenate([best, np.full((num, 1), size - 1)], -1)
+    theta_KxMx3 = np.take_along_axis(theta_Nx3.reshape(num, size, 3), chosen[..., None], 1)
+    rows = small.rows(np.repeat(np.arange(num), chosen.shape[1]))
+    theta_Nx3, f_N = minimise(rows, theta_KxMx3.reshape(-1, 3), iterations=15, tolerance=1e-6)
+    theta_KxMx3, f_KxM = theta_Nx3.reshape(num, -1, 3), f_N.reshape(num, -1)
+    order = np.argsort(np.where(np.isfinite(f_KxM), f_KxM, np.inf), axis=-1, kind="stable")[:, :keep]
+    return np.take_along_axis(theta_KxMx3, order[..., None], 1)

@@ -1,0 +1,83 @@
+"""Keeping shares inside bounds: three operations on a point of the simplex.
+
+Legend: K domains; p_K sums to 1, lower_K ≤ upper_K, Σ lower ≤ 1 ≤ Σ upper.
+"""
+
+import numpy as np
+
+
+def project(p_K, lower_K, upper_K) -> np.ndarray:
+    """Euclidean projection of p onto {lower ≤ q ≤ upper, Σ q = 1}.
+
+    The minimiser of ½|q − p|² is q = clip(p + t, lower, upper) with the one t that makes the sum 1. The sum is
+    piecewise linear and increasing in t, with kinks where a coordinate meets a bound: sort the kinks, find the
+    piece, interpolate. O(K log K), exact. Raises ValueError when no such q exists.
+    """
+    p_K, lower_K, upper_K = _checked(p_K, lower_K, upper_K)
+    t = _root(np.concatenate([lower_K - p_K, upper_K - p_K]), lambda t: np.clip(p_K + t, lower_K, upper_K).sum())
+    return _settle(np.clip(p_K + t, lower_K, upper_K), lower_K, upper_K)
+
+
+def project_proportional(p_K, lower_K, upper_K) -> np.ndarray:
+    """The point clip(s·p, lower, upper) with sum 1: shares inside the bounds keep their ratios.
+
+    It is the projection in Kullback-Leibler divergence (the minimiser of Σ q log(q/p)). Where p is 0 nothing can
+    be scaled: such a share sits at its lower bound. Falls back to `project` when scaling alone cannot reach sum 1.
+    """
+    p_K, lower_K, upper_K = _checked(p_K, lower_K, upper_K)
+    positive_K = p_K > 0
+    reach = np.where(positive_K, upper_K, lower_K).sum()
+    if reach < 1.0:
+        return project(p_K, lower_K, upper_K)
+    p_positive = p_K[positive_K]
+    with np.errstate(over="ignore"):
+        kinks = np.concatenate([lower_K[positive_K] / p_positive, upper_K[positive_K] / p_positive])
+    kinks = kinks[np.isfinite(kinks)]
+    scale = _root(kinks, lambda s: np.clip(s * p_K, lower_K, upper_K).sum())
+    return _settle(np.clip(scale * p_K, lower_K, upper_K), lower_K, upper_K)
+
+
+def rescale_and_clip(p_K, min_share) -> np.ndarray:
+    """The clip of the released code: scale to the room left, raise to min_share, normalise.
+
+    Normalising last takes small shares under min_share again, and K·min_share ≥ 1 makes the result uniform.
+    """
+    p_K = np.asarray(p_K, np.float64)
+    deficit = max(min_share * p_K.size - p_K.sum(), 0.0)
+    raised_K = np.maximum(p_K * ((1.0 - deficit) / p_K.sum()), min_share)
+    return raised_K / raised_K.sum()
+
+
+def _checked(p_K, lower_K, upper_K):
+    p_K = np.asarray(p_K, np.float64)
+    lower_K = np.broadcast_to(np.asarray(lower_K, np.float64), p_K.shape)
+    upper_K = np.broadcast_to(np.asarray(upper_K, np.float64), p_K.shape)
+    slack = 1e-12 * p_K.size
+    if not np.isfinite(p_K).all() or (p_K < 0).any():
+        raise ValueError("shares to project must be finite and not negative")
+    if (lower_K > upper_K).any() or lower_K.sum() > 1 + slack or upper_K.sum() < 1 - slack:
+        raise ValueError("no shares within these bounds sum to 1")
+    return p_K, lower_K, upper_K
+
+
+def _root(kinks, total):
+    """The x with total(x) = 1 for an increasing function that is linear between kinks (bisection over the kinks)."""
+    kinks = np.sort(kinks)
+    low, high = 0, kinks.size - 1
+    if total(kinks[low]) >= 1.0:
+        return kinks[low]
+    if total(kinks[high]) <= 1.0:
+        return kinks[high]
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if total(kinks[middle]) < 1.0 else (low, middle)
+    below, above = total(kinks[low]), total(kinks[high])
+    return kinks[low] + (kinks[high] - kinks[low]) * (1.0 - below) / (above - below)
+
+
+def _settle(q_K, lower_K, upper_K):
+    """Takes the last rounding error of the sum from the share with the most room."""
+    excess = q_K.sum() - 1.0
+    room_K = q_K - lower_K if excess > 0 else upper_K - q_K
+    q_K[np.argmax(room_K)] -= excess
+    return q_K
