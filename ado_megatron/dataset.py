@@ -1,0 +1,109 @@
+"""The blend as a map-style dataset: i → the sample that the schedule names, from one-epoch domain datasets.
+
+Items keep everything the domain's dataset returns, and gain three int64 values:
+    `dataset_id` (or what the host calls it)   the column
+    `ado_key`                                  i · 2^15 + column: global sample index and column in one number
+    `ado_sample`                               the sample's index inside the domain's dataset
+Nothing else is kept per sample: reading has no state, so workers, ranks and resumed runs agree by construction.
+
+Legend: C columns, N samples.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ado_megatron.errors import UserError
+from ado_megatron.schedule import Schedule
+
+KEY_BITS = 15
+KEY_MASK = (1 << KEY_BITS) - 1
+
+
+def pack_key(i, column):
+    """`ado_key` of global sample i in a column; integers, or int64 arrays or tensors."""
+    return i * (1 << KEY_BITS) + column
+
+
+def unpack_key(key):
+    """(i, column) of an `ado_key`; integers, or int64 arrays or tensors."""
+    return key >> KEY_BITS, key & KEY_MASK
+
+
+class AdaptiveBlend(torch.utils.data.Dataset):
+    """The stand-in for Megatron's blended dataset.
+
+    datasets: one map-style dataset a column; of each the first `schedule.length_C[c]` samples are read, so it is asked
+    for one epoch and no more. host_key: under which name items carry the column. domain_of_C: the domain of each
+    column, for code that looks. size: len() of the blend; default: all samples of the schedule.
+    Mapping items come back as new dicts with the keys above, other items as (item, {keys}).
+    """
+
+    def __init__(
+        self, datasets: Sequence[Any], schedule: Schedule, *, host_key: str = "dataset_id", domain_of_C=None,
+        size: int | None = None,
+    ):  # fmt: skip
+        if len(datasets) != len(schedule.length_C):
+            raise UserError(f"the schedule mixes {len(schedule.length_C)} datasets, but {len(datasets)} were given")
+        for c, dataset in enumerate(datasets):
+            if len(dataset) < schedule.length_C[c]:
+                raise UserError(
+                    f"dataset {c} of the blend has {len(dataset)} samples, the schedule expects "
+                    f"{int(schedule.length_C[c])}; build it for one epoch"
+                )
+        self.datasets, self.schedule, self.host_key, self.domain_of_C = datasets, schedule, host_key, domain_of_C
+        self.size = schedule.num_samples if size is None else size
+        self._draw, self._int64 = schedule.draw, np.int64
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_draw"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._draw = self.schedule.draw
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, i: int):
+        """Sample i of the run. Waits for its block to be planned; IndexError outside the run."""
+        i = operator.index(i)
+        if not 0 <= i < self.size:
+            raise IndexError(f"sample {i} is outside the run's {self.size} samples")
+        column, sample = self._draw(i)
+        item, int64 = self.datasets[column][sample], self._int64
+        keys = {
+            self.host_key: int64(column), "ado_key": int64((i << KEY_BITS) + column), "ado_sample": int64(sample)
+        }  # fmt: skip
+        if isinstance(item, Mapping):
+            return {**item, **keys}
+        return item, keys
+
+    # ---------------------------------------------------------------- for code that looks at a blended dataset
+
+    @property
+    def weights(self) -> list[float]:
+        """Shares of the columns in the block planned last (equal shares before the first)."""
+        planned = self.schedule.planned
+        if not planned:
+            return [1.0 / len(self.datasets)] * len(self.datasets)
+        return (self.schedule.row(planned - 1) / self.schedule.block_size).tolist()
+
+    @property
+    def dataset_index(self) -> np.ndarray:
+        """Column of every sample planned so far, int16; computed when asked, and as long as the plan."""
+        return self._planned(0).astype(np.int16)
+
+    @property
+    def dataset_sample_index(self) -> np.ndarray:
+        """Sample, inside its dataset, of every sample planned so far, int64; computed when asked."""
+        return self._planned(2)
+
+    def _planned(self, which: int) -> np.ndarray:
+        blocks = [self.schedule.block(b)[which] for b in range(self.schedule.planned)]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *blocks])

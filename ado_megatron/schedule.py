@@ -1,0 +1,269 @@
+"""The schedule: which sample of which column is sample i of the run.
+
+The stream is cut in blocks of `block_size` consecutive global sample indices. A row of the table holds how many
+samples of each column a block takes; everything else is computed from it, at random access:
+
+    i → (block, slot)          divmod(i, block_size)
+    slot → column              the row, laid out column after column, in the order of a permutation keyed by (seed,
+    block) column → j                 samples of that column before i, over the whole run (in order of i)
+    j → (epoch, position)      divmod(j, length of the column)
+    position → sample          a permutation of the column's samples keyed by (seed, stream id of the column, epoch)
+
+The rows are planned on rank zero and published on every rank into shared memory, so loader workers that were forked or
+spawned before see them (see table.py for how a reader can never take a torn or stale row for a good one).
+
+Legend: C columns (one per prefix), S blocks, N samples of a block.
+"""
+
+from collections import OrderedDict
+
+import numpy as np
+
+from ado_megatron.apportion import MAX_BLOCK, apportion, apportion_rows
+from ado_megatron.errors import UserError
+from ado_megatron.permutation import derive_key, derive_key_N, permute, permute_N
+from ado_megatron.table import SharedTable, bytes_per_row
+
+__all__ = ["Schedule", "apportion", "apportion_rows", "lead_blocks"]
+
+MAX_COLUMNS = 32767
+WINDOW_BYTES = 16_000_000
+STATE_VERSION = 1
+_ORDER, _SHUFFLE = 1, 2  # what a key is for
+_CACHED_BLOCKS = 4
+
+
+def lead_blocks(num_workers: int, prefetch_factor: int, micro_batch: int, dp: int, block_size: int) -> int:
+    """Rows to keep planned ahead of the block being consumed, so that no loader worker has to wait.
+
+    Workers hold num_workers × prefetch_factor micro-batches in flight on each of dp ranks: that many samples beyond the
+    consumed position, rounded up to blocks, and the block being consumed. (The prefetch of 0 workers is nothing.)
+    """
+    in_flight = num_workers * (prefetch_factor or 0) * micro_batch * dp
+    return 1 + -(-in_flight // block_size)
+
+
+class Schedule:
+    """The map from global sample index to (column, sample), over a table of integers in shared memory.
+
+    lengths_C: samples of one epoch of each column. block_size: samples of a block. num_blocks: blocks of the whole run.
+    seed: decides every order. stream_id_C: what stands for a column in the keys (default: its number); with ids that
+    belong to the data, columns may be added, removed or moved later while the others keep their order.
+    window_bytes: shared memory for rows; when the run's rows do not fit, the table is a ring of as many rows as fit
+    but at least min_rows (what may be planned ahead of the slowest reader). wait_deadline: seconds a reader waits for
+    a row.
+    """
+
+    def __init__(
+        self, lengths_C, block_size: int, num_blocks: int, seed: int, *, stream_id_C=None,
+        window_bytes: int = WINDOW_BYTES, min_rows: int = 64, wait_deadline: float = 600.0,
+    ):  # fmt: skip
+        self.length_C = np.array(lengths_C, dtype=np.int64)
+        columns = len(self.length_C)
+        self.block_size, self.num_blocks, self.seed = int(block_size), int(num_blocks), int(seed)
+        self.stream_id_C = np.array(range(columns) if stream_id_C is None else stream_id_C, dtype=np.int64)
+        self._check()
+        capacity = max(min_rows, window_bytes // bytes_per_row(columns), 2)
+        self.table = SharedTable(min(max(self.num_blocks, 1), capacity), columns, wait_deadline)
+        self._next_start_C = np.zeros(columns, dtype=np.int64)
+        identity_N = derive_key_N((self.seed, self.block_size), self.stream_id_C, self.length_C)
+        self.digest = derive_key(*identity_N.tolist()) >> 1
+        self._blocks: OrderedDict[int, _Block] = OrderedDict()
+
+    def _check(self) -> None:
+        columns = len(self.length_C)
+        if not 1 <= columns <= MAX_COLUMNS:
+            raise UserError(f"a blend has 1 to {MAX_COLUMNS} datasets, not {columns}")
+        if (self.length_C < 1).any():
+            raise UserError(f"dataset {int(np.argmin(self.length_C))} of the blend is empty; remove it")
+        if not 1 <= self.block_size <= MAX_BLOCK:
+            raise UserError(f"a global batch of 1 to {MAX_BLOCK} samples is supported, not {self.block_size}")
+        if len(np.unique(self.stream_id_C)) != columns:
+            raise UserError(
+                "two datasets of the blend have the same identity; their samples would be read in one order"
+            )
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_blocks": OrderedDict()}
+
+    # ---------------------------------------------------------------- planning
+
+    @property
+    def planned(self) -> int:
+        """Blocks published so far."""
+        return self.table.planned
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the whole run."""
+        return self.num_blocks * self.block_size
+
+    def room(self, consumed_samples: int) -> int:
+        """Rows that may be published now without evicting one that a reader past `consumed_samples` may need."""
+        return consumed_samples // self.block_size + self.table.capacity - self.planned
+
+    def publish(self, first_block: int, counts_SxC) -> None:
+        """Append rows; every rank publishes the same ones. first_block must be `planned`, each row sum to the block."""
+        counts_SxC = np.atleast_2d(np.asarray(counts_SxC))
+        if first_block != self.planned:
+            raise ValueError(f"rows must be published in order: block {self.planned} is next, not {first_block}")
+        if first_block + len(counts_SxC) > self.num_blocks:
+            raise ValueError(f"the run has {self.num_blocks} blocks")
+        if (counts_SxC.sum(axis=1) != self.block_size).any() or (counts_SxC < 0).any():
+            raise ValueError(f"every row must hold non-negative counts that sum to {self.block_size}")
+        after_SxC = self._next_start_C + np.cumsum(counts_SxC, axis=0, dtype=np.int64)
+        start_SxC = np.concatenate([self._next_start_C[None], after_SxC[:-1]])
+        self.digest = self.table.write(first_block, counts_SxC, start_SxC, self.digest)
+        if len(after_SxC):
+            self._next_start_C = after_SxC[-1].copy()
+
+    # ---------------------------------------------------------------- reading
+
+    def row(self, block: int) -> np.ndarray:
+        """counts_C of a block (int32). Waits for one not yet planned; StaleRow for one that has left the table."""
+        return self.table.read(self._block_number(block))[0]
+
+    def row_digest(self, block: int) -> int:
+        """The digest of a row (int64): block number, counts and start counts."""
+        return self.table.read(self._block_number(block))[2]
+
+    def locate(self, i: int) -> tuple[int, int]:
+        """(column, j): the column of global sample i and how many of its samples came before, over the whole run."""
+        block, slot = self._cached(i)
+        return block.column_list[slot], block.j_list[slot]
+
+    def draw(self, i: int) -> tuple[int, int]:
+        """(column, sample) of global sample i: what the dataset reads."""
+        block, slot = self._cached(i)
+        return block.column_list[slot], block.sample(slot)
+
+    def read(self, i: int) -> tuple[int, int, int, int]:
+        """(column, epoch, position, sample) of global sample i."""
+        column, j = self.locate(i)
+        epoch, position = divmod(j, int(self.length_C[column]))
+        return column, epoch, position, self.draw(i)[1]
+
+    def block(self, b: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(column_n, j_n, sample_n) of all samples of a block, in stream order, int64."""
+        block = self._load(self._block_number(b))
+        return block.column_n.astype(np.int64), block.j_n.copy(), block.sample_n.copy()
+
+    def cumulative(self, i: int) -> np.ndarray:
+        """counts_C: samples of each column among the first i of the stream."""
+        block, slot = divmod(i, self.block_size)
+        if slot == 0 and block == self.planned:
+            return self._next_start_C.copy()
+        counts_C = self.table.read(self._block_number(block))[1]
+        if slot:
+            counts_C += np.bincount(self._load(block).column_n[:slot], minlength=len(counts_C))
+        return counts_C
+
+    def _block_number(self, block: int) -> int:
+        if not 0 <= block < self.num_blocks:
+            raise IndexError(f"block {block} is outside the run's {self.num_blocks} blocks")
+        return block
+
+    def _cached(self, i: int) -> tuple["_Block", int]:
+        b, slot = divmod(i, self.block_size)
+        return self._blocks.get(b) or self._load(b), slot
+
+    def _load(self, b: int) -> "_Block":
+        block = self._blocks.get(b)
+        if block is None:
+            if not 0 <= b < self.num_blocks:
+                raise IndexError(f"sample {b * self.block_size} is outside the run's {self.num_samples} samples")
+            counts_C, start_C, _, _ = self.table.read(b)
+            block = self._blocks[b] = _Block(self, b, counts_C, start_C)
+            if len(self._blocks) > _CACHED_BLOCKS:
+                self._blocks.popitem(last=False)
+        return block
+
+    def epoch_key(self, column: int, epoch: int) -> int:
+        """The key of a column's shuffle in an epoch."""
+        return derive_key(self.seed, _SHUFFLE, int(self.stream_id_C[column]), epoch)
+
+    # ---------------------------------------------------------------- state
+
+    def state_dict(self, consumed_samples: int) -> dict:
+        """Everything that a reader from `consumed_samples` on may need: numpy arrays and integers, no torch."""
+        first = consumed_samples // self.block_size
+        rows = [self.table.read(b) for b in range(first, self.planned)]
+        start_C = rows[0][1] if rows else self._next_start_C
+        counts_SxC = np.array([row[0] for row in rows], dtype=np.int32).reshape(len(rows), len(self.length_C))
+        return {
+            "version": STATE_VERSION, "seed": self.seed, "block_size": self.block_size, "first_block": first,
+            "digest": self.digest, "counts_SxC": counts_SxC, "start_C": start_C.copy(),
+            "length_C": self.length_C.copy(), "stream_id_C": self.stream_id_C.copy(),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from `state_dict`; before any reader starts. Columns are matched by stream id, in any order.
+
+        A column that the state does not know starts at its first sample. Raises UserError for a state of another seed,
+        block size or version, for a column whose length changed, and for a column that is gone but still has planned
+        samples.
+        """
+        for name, ours in (("version", STATE_VERSION), ("seed", self.seed), ("block_size", self.block_size)):
+            if int(state[name]) != ours:
+                raise UserError(
+                    f"the saved schedule has {name} {int(state[name])}, this run {ours}; resume with the same {name}"
+                )
+        old_of = {int(stream): c for c, stream in enumerate(state["stream_id_C"])}
+        old_C = np.array([old_of.pop(int(stream), -1) for stream in self.stream_id_C])
+        known_C = old_C >= 0
+        if (np.asarray(state["length_C"])[old_C[known_C]] != self.length_C[known_C]).any():
+            raise UserError("a dataset of the blend has another length than in the saved run; its order would not hold")
+        saved_SxC = np.asarray(state["counts_SxC"])
+        if len(old_of) and saved_SxC[:, sorted(old_of.values())].any():
+            raise UserError("a dataset was removed from the blend, but the saved schedule has planned samples of it")
+        counts_SxC = np.zeros((len(saved_SxC), len(self.length_C)), dtype=np.int32)
+        counts_SxC[:, known_C] = saved_SxC[:, old_C[known_C]]
+        self._next_start_C = np.zeros(len(self.length_C), dtype=np.int64)
+        self._next_start_C[known_C] = np.asarray(state["start_C"])[old_C[known_C]]
+        self._blocks.clear()
+        self.table.rewind(int(state["first_block"]))
+        self.publish(int(state["first_block"]), counts_SxC)
+        if known_C.all() and not old_of:
+            self.digest = int(state["digest"])
+
+
+class _Block:
+    """One block laid out: lists for the readers, samples computed one by one until most of the block is being read."""
+
+    def __init__(self, schedule: Schedule, number: int, counts_C: np.ndarray, start_C: np.ndarray):
+        size = schedule.block_size
+        self._schedule, self._reads_left = schedule, max(8, size // 32)
+        place_n = permute_N(np.arange(size), size, derive_key(schedule.seed, _ORDER, number))
+        self.column_n = np.repeat(np.arange(len(counts_C), dtype=np.uint16), counts_C)[place_n]
+        order_n = np.argsort(self.column_n, kind="stable")
+        first_C = start_C - (np.cumsum(counts_C) - counts_C)
+        self.j_n = np.empty(size, dtype=np.int64)
+        self.j_n[order_n] = np.arange(size)
+        self.j_n += first_C[self.column_n]
+        self.column_list, self.j_list = self.column_n.tolist(), self.j_n.tolist()
+        self._sample_list: list[int] | None = None
+        self._sample_n: np.ndarray | None = None
+
+    @property
+    def sample_n(self) -> np.ndarray:
+        """Sample of every slot, int64."""
+        if self._sample_n is None:
+            schedule = self._schedule
+            length_n = schedule.length_C[self.column_n]
+            epoch_n, position_n = np.divmod(self.j_n, length_n)
+            key_n = derive_key_N((schedule.seed, _SHUFFLE), schedule.stream_id_C[self.column_n], epoch_n)
+            self._sample_n = permute_N(position_n, length_n, key_n)
+            self._sample_list = self._sample_n.tolist()
+        return self._sample_n
+
+    def sample(self, slot: int) -> int:
+        """Sample of one slot."""
+        if self._sample_list is not None:
+            return self._sample_list[slot]
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            return int(self.sample_n[slot])
+        schedule, column = self._schedule, self.column_list[slot]
+        length = int(schedule.length_C[column])
+        epoch, position = divmod(self.j_list[slot], length)
+        return permute(position, length, schedule.epoch_key(column, epoch))
