@@ -1,0 +1,56 @@
+"""The command line: `ado-megatron SUB …`. A subcommand is a module with `main(argv) -> int`, imported when called."""
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from ado_megatron import __version__
+from ado_megatron.errors import UserError
+
+# subcommand -> (module, what it does)
+COMMANDS = {
+    "prepare": ("ado_megatron.prepare", "text of your domains to Megatron .bin/.idx files (or --demo)"),
+    "pretrain": ("ado_megatron.trainer.launch", "train with an adaptive blend on DeepSpeed, one machine or many"),
+    "report": ("ado_megatron.report", "table, picture and HTML page of a run"),
+    "audit": ("ado_megatron.audit", "check what each rank drew: no sample of an epoch repeated or skipped"),
+    "replay": ("ado_megatron.replay", "run the policy over a recorded trace, without training"),
+    "doctor": ("ado_megatron.doctor", "what is installed and what is wrong with it"),
+    "patch": ("ado_megatron.hosts.patch", "apply our insertions to a Megatron checkout"),
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: ado-megatron COMMAND [options]", "", "commands:", *lines, "", "ado-megatron COMMAND --help says more."]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a subcommand; returns its exit code. A UserError is printed in one line on stderr, exit code 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"ado-megatron {__version__}")
+        return 0
+    try:
+        if argv[0] not in COMMANDS:
+            raise UserError(f"there is no command {argv[0]!r}; the commands are {', '.join(COMMANDS)}")
+        return importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
+    except UserError as error:
+        print(f"ado-megatron: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe (head, less) went away: nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("ado-megatron: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
