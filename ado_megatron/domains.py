@@ -69,8 +69,11 @@ class Domains:
 
     def fingerprint(self) -> str:
         """Hex digest of what saved state depends on: identity, length and documents of each column, and the
-        grouping.""" facts = [list(self.names_K), self.domain_of_C.tolist(), self.stream_id_C.tolist(),
-        self.lengths_C.tolist()] facts.append(None if self.documents_C is None else self.documents_C.tolist())
+        grouping."""
+        facts = [
+            list(self.names_K), self.domain_of_C.tolist(), self.stream_id_C.tolist(),
+            self.lengths_C.tolist()]  # fmt: skip
+        facts.append(None if self.documents_C is None else self.documents_C.tolist())
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
 
@@ -104,7 +107,8 @@ def _stem(prefix: str) -> str:
 
 def _names(prefixes_C) -> tuple[str, ...]:
     """The shortest distinct names: last path components without Megatron's suffix, else more of the path, else all of
-    it.""" for depth in range(4):
+    it."""
+    for depth in range(4):
         names = tuple("/".join([*PurePosixPath(p).parts[-1 - depth : -1], _stem(p)]) for p in prefixes_C)
         if len(set(names)) == len(names):
             return names

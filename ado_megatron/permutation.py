@@ -109,7 +109,8 @@ def _walk(x: int, n: int, keys: tuple[int, ...], forward: bool) -> int:
 
 def permute_N(x_N: np.ndarray, n, key) -> np.ndarray:
     """`permute` of every element, as int64. `n` and `key` are integers or arrays (int64 and uint64) of the same
-    shape.""" return _walk_N(x_N, n, key, forward=True)
+    shape."""
+    return _walk_N(x_N, n, key, forward=True)
 
 
 def invert_N(y_N: np.ndarray, n, key) -> np.ndarray:

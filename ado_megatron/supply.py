@@ -127,7 +127,8 @@ def _virtual_end(sorted_end, given, sorted_weight, out_at, samples_left: float) 
 
 def forecast_lines(domains: Domains, weights_K, drawn_C, samples_left: float, caps_C=None) -> list[str]:
     """One line a domain: its epochs at the end of the run and, under a cap, when it runs out. For logs and the
-    report.""" weights_C = domains.weights_C(weights_K)
+    report."""
+    weights_C = domains.weights_C(weights_K)
     result = forecast(weights_C, domains.lengths_C, drawn_C, samples_left, caps_C)
     lines = []
     for k, name in enumerate(domains.names_K):

@@ -147,8 +147,8 @@ class SharedTable:
 
     def _gone(self, block: int) -> str:
         return (
-            f"block {block} is no longer in the table (blocks {self.first} to {self.planned - 1} are): a reader is "
-            f"more than {self.capacity} blocks behind the planner, or reads before the position that the run resumed from; "
+            f"block {block} is no longer in the table ({self.first} to {self.planned - 1} are): a reader is "
+            f"more than {self.capacity} blocks behind the planner, or before the position the run resumed from; "
             "give Schedule more window_bytes, or plan in smaller pieces"
         )
 
