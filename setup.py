@@ -41,7 +41,7 @@ setup(
     ],
     extras_require={
         "report": ["matplotlib>=3.8,<3.12"],
-        "tokenizers": ["tokenizers>=0.20,<0.24"],
+        "tokenizers": ["tokenizers>=0.20.3,<0.24"],
         "test": [
             "pytest>=8,<10",
             "pytest-timeout>=2.3,<3",

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from ado_megatron.arguments import Parser
 from ado_megatron.documents import Demo, Files, digest, in_validation
 from ado_megatron.domain_writer import DomainWriter, Split
 from ado_megatron.encode import Encoder
@@ -103,7 +104,7 @@ def table(summaries: list[dict]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="ado-megatron prepare", description=__doc__.split("\n\n")[0])
+    p = Parser(prog="ado-megatron prepare", description=__doc__.split("\n\n")[0])
     add = p.add_argument
     add("--domain", action="append", default=[], metavar="NAME=PATH",
         help="a domain: a .txt, .jsonl, .jsonl.gz or .jsonl.zst file, or a directory of them; once a domain")

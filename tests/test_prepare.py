@@ -232,6 +232,8 @@ def test_reuse_keeps_the_same_and_refuses_another(tmp_path, model_file, capsys):
         (["--demo", "--validation", "1"], "--validation 1.0"),
         (["--demo", "--validation", "nan"], "--validation nan"),
         (["--demo", "--workers", "0"], "--workers 0"),
+        (["--demo", "--workers", "many"], "invalid int value"),
+        (["--demon"], "--help` lists the options"),
         (["--domain", "a=b", "--tokenizer", "nowhere.model"], "no file or directory b"),
     ],
 )
