@@ -22,7 +22,8 @@ STYLE = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10,
     "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.edgecolor": "#c3c7cd", "axes.labelcolor": "#4a4f57",
     "xtick.color": "#4a4f57", "ytick.color": "#4a4f57", "axes.grid": True, "grid.color": "#eceef1",
-    "legend.frameon": False, "text.parse_math": False, "svg.fonttype": "none", "figure.facecolor": "white", "axes.axisbelow": True,
+    "legend.frameon": False, "text.parse_math": False, "svg.fonttype": "none", "figure.facecolor": "white",
+    "axes.axisbelow": True,
 }  # fmt: skip
 percent = FuncFormatter(lambda value, _: f"{100 * value:g} %")
 plain = FuncFormatter(lambda value, _: f"{value:g}")
