@@ -1,0 +1,71 @@
+"""The train datasets that hooks hand to a host's loader. Both wait for `bind`, since the mixer needs their lengths first.
+
+A sample is what the host's domain dataset returns, with three more keys: the host's own for the domain, KEY
+(which sample of the run in which column) and SAMPLE (its index in the domain dataset).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ado_megatron.dataset import AdaptiveBlend, pack_key
+from ado_megatron.domains import Domains
+from ado_megatron.schedule import Schedule
+
+KEY, SAMPLE = "ado_key", "ado_sample"
+
+
+@dataclasses.dataclass(frozen=True)
+class BlendFacts:
+    """What rank zero tells the others: prefixes, the user's weights, samples of one epoch; one each a column."""
+
+    prefixes: tuple[str, ...]
+    weights: tuple[float, ...]
+    lengths: tuple[int, ...]
+
+
+class AdaptiveTrainSet(torch.utils.data.Dataset):
+    """Sample index → sample, through the mixer's table. size: samples of the whole run."""
+
+    def __init__(self, datasets: Sequence, weights, prefixes, size: int, host_key: str):
+        lengths = tuple(len(dataset) for dataset in datasets)
+        self.blend = BlendFacts(tuple(prefixes), tuple(map(float, weights)), lengths)
+        self._datasets, self._size, self._host_key = list(datasets), size, host_key
+        self._samples: AdaptiveBlend | None = None
+
+    def bind(self, schedule: Schedule, domains: Domains) -> None:
+        """From here on the set can be read. Before the loader's workers start."""
+        self._samples = AdaptiveBlend(
+            self._datasets, schedule, host_key=self._host_key, domain_of_C=domains.domain_of_C
+        )
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int):
+        return self._samples[index]
+
+
+class ShadowTrainSet(torch.utils.data.Dataset):
+    """The host's own blend, untouched: same samples, same order; each sample also carries our keys."""
+
+    def __init__(self, stock, prefixes):
+        lengths = tuple(len(dataset) for dataset in stock.datasets)
+        self.blend = BlendFacts(tuple(prefixes), tuple(map(float, stock.weights)), lengths)
+        self._stock = stock
+
+    def bind(self, schedule: Schedule, domains: Domains) -> None:
+        """Nothing of the table is read here."""
+
+    def __len__(self) -> int:
+        return len(self._stock)
+
+    def __getitem__(self, index: int):
+        item = self._stock[index]
+        column = int(self._stock.dataset_index[index])
+        sample = np.int64(self._stock.dataset_sample_index[index])
+        return {**item, KEY: np.int64(pack_key(int(index), column)), SAMPLE: sample}

@@ -1,0 +1,260 @@
+"""Running a host on a CPU: every compatibility measure, in one file, off unless ADO_CPU=1.
+
+The two Megatrons are written for CUDA. With these measures their own `pretrain_gpt.py` trains a small model over gloo,
+which is enough to rehearse a cluster job (launch/cpu_smoke.sh) and to test the hooks. None of them changes a host's
+file, and none is for real training: torch.cuda is answered by the CPU, so nothing may rely on its timings or memory.
+"""
+
+import collections
+import contextlib
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import types
+import typing
+
+CPU_VARIABLE = "ADO_CPU"
+
+
+def wanted() -> bool:
+    """True if the environment asks for these measures (ADO_CPU=1)."""
+    return os.environ.get(CPU_VARIABLE, "0") not in ("", "0")
+
+
+def install(host: str) -> None:
+    """Apply what `host` ("megatron_deepspeed" or "megatron_lm") needs. Call before the host is imported."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if host == "megatron_deepspeed":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        _prepare_deepspeed()
+    else:
+        # torch.compile needs a C++ toolchain for every fused function: far slower than running them once, eagerly
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+        _answer_cuda_with_cpu()
+
+
+def after_import(host: str) -> None:
+    """Measures that need the host's own modules: call once they can be imported, before the script runs."""
+    if host == "megatron_deepspeed":
+        _contiguous_attention()
+    else:
+        _skip_fused_kernels()
+
+
+# ---- Megatron-DeepSpeed
+
+
+class _StubFinder:
+    """Offers stand-ins for modules that a host imports but does not use here, if nobody else has them.
+
+    It stands last on sys.meta_path, so an installed module always wins; `names` are module prefixes.
+    """
+
+    def __init__(self, names):
+        self.names = names
+
+    def find_spec(self, name, path=None, target=None):
+        if any(name == known or name.startswith(known + ".") for known in self.names):
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        return None
+
+    def create_module(self, spec):
+        module = types.ModuleType(spec.name)
+        module.__path__ = []
+        module.__getattr__ = lambda attribute: _stub_attribute(spec.name, attribute)
+        return module
+
+    def exec_module(self, module):
+        pass
+
+
+def _stub_attribute(module, attribute):
+    if attribute.startswith("__"):
+        raise AttributeError(attribute)
+    return type(attribute, (), {"__module__": module})
+
+
+def _prepare_deepspeed():
+    """Imports of 4efb479 that today's packages lack, and no C++ build of the shared-memory collectives."""
+    # transformers asks whether torchvision is installed; let it find out before the stand-in exists
+    with contextlib.suppress(ImportError):
+        import transformers.utils.import_utils  # noqa: F401
+    # deepspeed 0.19.7 dropped compression.compress; the vision code of the host imports torchvision
+    sys.meta_path.append(_StubFinder(("deepspeed.compression.compress", "torchvision")))
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _contiguous_attention():
+    """transformer.py views a strided tensor as another shape when the micro-batch is above one."""
+    import megatron.model.transformer as transformer
+
+    forward = transformer.CoreAttention.forward
+
+    def contiguous(self, query, key, value, mask):
+        return forward(self, query.contiguous(), key.contiguous(), value.contiguous(), mask)
+
+    transformer.CoreAttention.forward = contiguous
+
+
+# ---- Megatron-LM
+
+
+class _Nothing:
+    """A CUDA stream or event on a machine that has none: every operation is done when it is asked for."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        return False
+
+    def query(self):
+        return True
+
+    def elapsed_time(self, other):
+        return 0.0
+
+    def record_event(self, *args):
+        return _Nothing()
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: None
+
+
+def _is_cuda(device):
+    import torch
+
+    if isinstance(device, torch.device):
+        return device.type == "cuda"
+    return isinstance(device, str) and device.startswith("cuda") or type(device) is int
+
+
+def _answer_cuda_with_cpu():
+    import torch
+
+    if not hasattr(typing, "override"):  # Python 3.11
+        import typing_extensions
+
+        typing.override = typing_extensions.override
+    torch.set_num_threads(1)
+    _devices(torch)
+    _random_state(torch)
+    _streams_and_memory(torch)
+    _distributed(torch)
+    # the training loop asserts that CUDA is there; said only now, after torch itself was imported
+    torch.cuda.is_available = lambda: True
+    torch.cuda.is_initialized = lambda: True
+    torch.cuda.is_bf16_supported = lambda *args, **kwargs: True
+    torch.cuda.current_blas_handle = lambda: 0
+    torch.cuda.get_arch_list = lambda: []
+    for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):
+        if hasattr(torch.optim.Optimizer, name):
+            setattr(torch.optim.Optimizer, name, lambda self: None)
+
+
+_FACTORIES = (
+    "zeros empty ones full tensor arange randn rand randint as_tensor zeros_like empty_like ones_like full_like "
+    "linspace eye"
+).split()
+
+
+def _devices(torch):
+    """`cuda` as a device means the CPU; pinning and moving to the device do nothing."""
+    cpu = torch.device("cpu")
+
+    def on_cpu(function):
+        def call(*args, **kwargs):
+            if _is_cuda(kwargs.get("device")):
+                kwargs["device"] = cpu
+            if kwargs.get("pin_memory"):
+                kwargs["pin_memory"] = False
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in _FACTORIES:
+        setattr(torch, name, on_cpu(getattr(torch, name)))
+    torch.cuda.current_device = lambda: cpu
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self
+    torch.nn.Module.cuda = lambda self, *args, **kwargs: self
+    torch.Tensor.pin_memory = lambda self, *args, **kwargs: self
+    move, kind = torch.Tensor.to, torch.Tensor.type
+
+    def to(self, *args, **kwargs):
+        args = tuple(cpu if _is_cuda(x) and type(x) is not int else x for x in args)
+        if _is_cuda(kwargs.get("device")):
+            kwargs["device"] = cpu
+        return move(self, *args, **kwargs)
+
+    def type_(self, *args, **kwargs):
+        # the optimizers recognise their parameters by the name torch.cuda.FloatTensor
+        name = kind(self, *args, **kwargs)
+        return name if args or kwargs or "cuda" in name else name.replace("torch.", "torch.cuda.", 1)
+
+    torch.Tensor.to, torch.Tensor.type = to, type_
+
+
+def _random_state(torch):
+    """The CPU generator stands for the device's. (cuda.manual_seed must not become torch.manual_seed: that recurses.)"""
+    cuda = torch.cuda
+    cuda.manual_seed = lambda seed: torch.default_generator.manual_seed(int(seed))
+    cuda.manual_seed_all = lambda seed: None
+    cuda.get_rng_state = lambda *args, **kwargs: torch.get_rng_state()
+    cuda.set_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
+    cuda.random.get_rng_state, cuda.random.set_rng_state = cuda.get_rng_state, cuda.set_rng_state
+    cuda.default_generators = collections.defaultdict(lambda: torch.default_generator)
+    cuda._lazy_init = lambda: None
+    cuda._lazy_call = lambda function, **kwargs: function()
+
+
+def _streams_and_memory(torch):
+    cuda = torch.cuda
+    cuda.Stream = cuda.Event = _Nothing
+    cuda.stream = lambda stream=None: contextlib.nullcontext()
+    cuda.current_stream = cuda.default_stream = lambda *args, **kwargs: _Nothing()
+    for name in ("synchronize", "empty_cache", "set_device"):
+        setattr(cuda, name, lambda *args, **kwargs: None)
+    cuda.nvtx.range_push = cuda.nvtx.range_pop = lambda *args, **kwargs: 0
+    for name in ("allocated", "reserved"):
+        setattr(cuda, f"memory_{name}", lambda *args, **kwargs: 0)
+        setattr(cuda, f"max_memory_{name}", lambda *args, **kwargs: 0)
+    cuda.reset_peak_memory_stats = lambda *args, **kwargs: None
+    cuda.memory_stats = lambda *args, **kwargs: collections.defaultdict(int)
+    cuda.device_count = lambda: 1
+    cuda.get_device_capability = lambda *args, **kwargs: (8, 0)
+    cuda.get_device_name = lambda *args, **kwargs: "cpu"
+    properties = types.SimpleNamespace(total_memory=1 << 34, major=8, minor=0, name="cpu", multi_processor_count=1)
+    cuda.get_device_properties = lambda *args, **kwargs: properties
+
+
+def _distributed(torch):
+    """gloo for every group that would be NCCL, and no device ids."""
+    distributed = torch.distributed
+    start, barrier = distributed.init_process_group, distributed.barrier
+
+    def init_process_group(backend=None, **kwargs):
+        kwargs.pop("device_id", None)
+        return start("gloo", **kwargs)
+
+    def wait(*args, **kwargs):
+        kwargs.pop("device_ids", None)
+        return barrier(*args, **kwargs)
+
+    distributed.init_process_group, distributed.barrier = init_process_group, wait
+
+
+def _skip_fused_kernels():
+    """Up to core 0.16 the start-up builds CUDA kernels with nvcc; the unfused paths do not need them."""
+    for package in ("megatron.legacy", "megatron.legacy.fused_kernels"):
+        if importlib.util.find_spec(package) is None:
+            return
+    import megatron.legacy.fused_kernels as fused_kernels
+
+    fused_kernels.load = lambda args: None

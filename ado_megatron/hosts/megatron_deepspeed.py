@@ -1,0 +1,272 @@
+"""Megatron-DeepSpeed (4efb479): where its training loop is hooked. No file of the checkout changes.
+
+| what            | hook                                                                                            |
+|-----------------|-------------------------------------------------------------------------------------------------|
+| train dataset   | gpt_dataset.BlendableDataset for datasets named "train", asked for one epoch each               |
+| mixer, resume   | training.build_train_valid_test_data_loaders, called by all ranks after the checkpoint load     |
+| a batch drawn   | the train iterator of training.build_train_valid_test_data_iterators                            |
+| loss            | loss_func in the globals of the script (--no-pipeline-parallel); gpt_model.CrossEntropy (engine) |
+| step            | training.train_step                                                                             |
+| checkpoint      | training.save_checkpoint                                                                        |
+| log line        | training.training_log                                                                           |
+| end of the run  | training.pretrain                                                                               |
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+
+from ado_megatron.errors import UserError
+from ado_megatron.hosts.hooks import HookPoint, script_globals
+from ado_megatron.hosts.session import RunFacts, Session
+
+NAME = "megatron_deepspeed"
+TRAINING, DATA, MODEL = "megatron.training", "megatron.data.gpt_dataset", "megatron.model.gpt_model"
+HOOK_POINTS = (
+    HookPoint(TRAINING, "pretrain", ("train_valid_test_dataset_provider", "model_provider", "model_type")),
+    HookPoint(TRAINING, "train", ("forward_step_func", "model", "optimizer", "opt_param_scheduler")),
+    HookPoint(TRAINING, "train_step", ("forward_step_func", "data_iterator", "model", "optimizer")),
+    HookPoint(TRAINING, "training_log", ("loss_dict", "total_loss_dict", "learning_rate", "iteration")),
+    HookPoint(TRAINING, "save_checkpoint", ("iteration", "model")),
+    HookPoint(TRAINING, "build_train_valid_test_datasets", ("build_train_valid_test_datasets_provider",)),
+    HookPoint(TRAINING, "build_train_valid_test_data_loaders", ("build_train_valid_test_datasets_provider",)),
+    HookPoint(TRAINING, "build_train_valid_test_data_iterators", ("build_train_valid_test_datasets_provider",)),
+    HookPoint(DATA, "BlendableDataset", ("datasets", "weights", "size")),
+    HookPoint(DATA, "_num_epochs", ("tokens_per_epoch", "seq_length", "num_samples")),
+    HookPoint(MODEL, "CrossEntropy", ("output", "labels")),
+    HookPoint(MODEL, "tensor_parallel.vocab_parallel_cross_entropy", ("vocab_parallel_logits", "target")),
+    HookPoint("megatron.core.parallel_state", "get_sequence_parallel_rank", ()),
+)
+
+
+def install(session: Session) -> None:
+    """Wire the session to the imported host. HOOK_POINTS must have been checked."""
+    training = importlib.import_module(TRAINING)
+    _hook_data(session, training, importlib.import_module(DATA))
+    _hook_engine_loss(session, importlib.import_module(MODEL))
+    _hook_steps(session, training)
+    _hook_run(session, training)
+
+
+# ---------------------------------------------------------------- data
+
+
+def _exclusions(args) -> list[tuple[bool, str]]:
+    """(it is so, the sentence) for everything of the host that an adaptive blend cannot serve."""
+    deepspeed = getattr(args, "deepspeed_config_dict", None) or {}
+    efficiency = deepspeed.get("data_efficiency", {}).get("enabled", False)
+    named = [name for name in ("desc", "doc_idx", "sample_idx", "shuffle_idx") if getattr(args, f"train_{name}_path")]
+    return [
+        (args.data_efficiency_curriculum_learning or efficiency, "DeepSpeed's data efficiency sampler draws samples by "
+         "difficulty, not in order; leave data_efficiency out of the DeepSpeed configuration"),
+        (args.curriculum_learning_legacy, "DeepSpeed's curriculum learning shortens samples, so losses of different "
+         "steps cannot be compared; leave curriculum_learning out"),
+        (args.dataloader_type != "single", f"--dataloader-type {args.dataloader_type} does not draw sample indices in "
+         "order; use --dataloader-type single"),
+        (args.repeated_dataloader, "--repeated-dataloader starts the data over; leave it out: an adaptive blend does "
+         "not end before the run"),
+        (args.train_data_exact_num_epochs is not None, "--train-data-exact-num-epochs fixes the epochs of every domain; "
+         "leave it out, or cap them by --ado-max-epochs"),
+        (bool(named), f"--train-{'/'.join(named).replace('_', '-')}-path fixes the order of the train samples; leave it out"),
+        (args.retro_add_retriever, "retro datasets are not served; train without --retro-add-retriever"),
+        (args.mos or args.kd, "distillation (--mos, --kd) mixes a teacher's loss into the model's; train without it"),
+        (args.ds_sequence_parallel_fpdt, "--ds-sequence-parallel-fpdt computes the loss in pieces; leave it out"),
+    ]  # fmt: skip
+
+
+def _hook_data(session: Session, training, data) -> None:
+    stock_datasets, stock_blend = training.build_train_valid_test_datasets, data.BlendableDataset
+    stock_loaders = training.build_train_valid_test_data_loaders
+    stock_iterators = training.build_train_valid_test_data_iterators
+    wanted = []  # train samples that the host asks for, while its provider runs
+
+    def build_train_valid_test_datasets(provider):
+        if session.silent:
+            return stock_datasets(provider)
+
+        def one_epoch(sizes):
+            # one sample asked of a domain makes the host lay out one epoch; how many are drawn is ours to decide
+            wanted[:] = sizes[:1]
+            return provider([1, *sizes[1:]] if session.adaptive else sizes)
+
+        train, *rest = stock_datasets(one_epoch)
+        if train is not None and session.adaptive and not hasattr(train, "bind"):
+            session.refuse("the train data is a single prefix, so there is nothing to mix; give two or more prefixes")
+        return (train, *rest)
+
+    def blend(datasets, weights, size, **options):
+        if session.silent or datasets[0].name != "train":
+            return stock_blend(datasets, weights, size, **options)
+        prefixes = _train_prefixes(training.get_args())
+        if not session.adaptive:
+            return session.shadow_set(_weighted(stock_blend(datasets, weights, size, **options), weights), prefixes)
+        _check_one_epoch(datasets, prefixes, training.get_args().seq_length)
+        return session.train_set(datasets, weights, prefixes, wanted[0], "dataset_idx")
+
+    def build_train_valid_test_data_loaders(provider):
+        for excluded, sentence in _exclusions(training.get_args()):
+            if excluded:
+                session.refuse(sentence)
+        loaders = stock_loaders(provider)
+        session.open(_facts(training))
+        return loaders
+
+    def build_train_valid_test_data_iterators(provider):
+        train, *rest = stock_iterators(provider)
+        return (None if train is None else _Batches(train, session), *rest)
+
+    training.build_train_valid_test_datasets, data.BlendableDataset = build_train_valid_test_datasets, blend
+    training.build_train_valid_test_data_loaders = build_train_valid_test_data_loaders
+    training.build_train_valid_test_data_iterators = build_train_valid_test_data_iterators
+
+
+class _Batches:
+    """The host's train iterator; our keys do not leave it."""
+
+    def __init__(self, batches, session: Session):
+        self._batches, self._session = batches, session
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self._session.drawn(next(self._batches))
+
+
+def _weighted(stock, weights):
+    stock.weights = list(weights)
+    return stock
+
+
+def _train_prefixes(args) -> list[str]:
+    return [prefix.strip() for prefix in (args.data_path or args.train_data_path)[1::2]]
+
+
+def _check_one_epoch(datasets, prefixes, seq_length: int) -> None:
+    """Every prefix has a train split, and the host laid out one epoch of it and no more."""
+    if len(datasets) != len(prefixes):
+        raise UserError(
+            f"{len(prefixes) - len(datasets)} of the prefixes {', '.join(prefixes)} have no document in the train split; "
+            "change --split or leave them out"
+        )
+    for prefix, dataset in zip(prefixes, datasets, strict=True):
+        # with too few tokens for one sample the host repeats the documents until there is one
+        documents = dataset.doc_idx
+        if len(set(documents.tolist())) != len(documents):
+            raise UserError(
+                f"{prefix}: the train split holds less than one sample of {seq_length} tokens; leave the prefix out"
+            )
+
+
+def _facts(training) -> RunFacts:
+    args, mpu = training.get_args(), training.mpu
+    contributes = (
+        mpu.get_pipeline_model_parallel_rank() == mpu.get_pipeline_model_parallel_world_size() - 1
+        and mpu.get_tensor_model_parallel_rank() == 0
+        and (mpu.get_sequence_parallel_world_size() == 1 or mpu.get_sequence_parallel_rank() == 0)
+    )
+    return RunFacts(
+        total_samples=args.train_samples or args.train_iters * args.global_batch_size,
+        block_size=args.global_batch_size, micro_batch=args.micro_batch_size, dp=mpu.get_data_parallel_world_size(),
+        num_workers=args.num_workers, iteration=args.iteration, consumed_samples=args.consumed_train_samples,
+        save=args.save, load=args.load, tensorboard=args.tensorboard_dir, log_interval=args.log_interval,
+        contributes=contributes, device=training.get_accelerator().current_device_name(),
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- losses and steps
+
+
+def _hook_engine_loss(session: Session, model) -> None:
+    """The pipeline engine's loss. Its arithmetic stays the host's: the per-token losses are only overheard."""
+    stock = model.CrossEntropy
+    stock_losses = model.tensor_parallel.vocab_parallel_cross_entropy
+
+    @functools.wraps(stock)
+    def CrossEntropy(output, labels):
+        heard = []
+
+        def vocab_parallel_cross_entropy(*args, **kwargs):
+            heard.append(stock_losses(*args, **kwargs))
+            return heard[-1]
+
+        model.tensor_parallel.vocab_parallel_cross_entropy = vocab_parallel_cross_entropy
+        try:
+            loss = stock(output, labels)
+        finally:
+            model.tensor_parallel.vocab_parallel_cross_entropy = stock_losses
+        session.measure(heard[0].transpose(0, 1), labels[1])  # [s, b] → [b, s]
+        return loss
+
+    model.CrossEntropy = CrossEntropy
+
+
+def _hook_loss(session: Session, forward_step) -> None:
+    names = script_globals(forward_step)
+    stock = names.get("loss_func")
+    if stock is None:
+        raise UserError("the script has no function loss_func beside its forward_step, where the losses are measured")
+
+    @functools.wraps(stock)
+    def loss_func(loss_mask, *args):
+        session.measure(args[-1], loss_mask)  # (loss_mask, moe_loss, mos_loss, output_tensor)
+        return stock(loss_mask, *args)
+
+    names["loss_func"] = loss_func
+
+
+def _hook_steps(session: Session, training) -> None:
+    stock_train, stock_step = training.train, training.train_step
+
+    def train(forward_step_func, *args, **kwargs):
+        if session.mixer is not None:
+            _hook_loss(session, forward_step_func)
+        return stock_train(forward_step_func, *args, **kwargs)
+
+    def train_step(*args, **kwargs):
+        session.begin()
+        result = stock_step(*args, **kwargs)
+        settings = training.get_args()
+        batch = training.mpu.get_data_parallel_world_size() * settings.micro_batch_size * training.get_num_microbatches()
+        session.end(settings.consumed_train_samples + batch, skipped=bool(result[1]))
+        return result
+
+    training.train, training.train_step = train, train_step
+
+
+def _hook_run(session: Session, training) -> None:
+    stock_save, stock_log, stock_pretrain = training.save_checkpoint, training.training_log, training.pretrain
+
+    def save_checkpoint(iteration, *args, **kwargs):
+        settings = training.get_args()
+        session.save(settings.save, iteration, settings.consumed_train_samples)
+        return stock_save(iteration, *args, **kwargs)
+
+    def training_log(loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs):
+        result = stock_log(loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs)
+        settings = training.get_args()
+        if session.mixer is not None and iteration % settings.log_interval == 0:
+            session.log_line(settings.consumed_train_samples)
+            _write_weights(session, training, iteration)
+        return result
+
+    def pretrain(*args, **kwargs):
+        try:
+            result = stock_pretrain(*args, **kwargs)
+        except SystemExit as leaving:  # how the training loop ends early, on all ranks alike
+            if not leaving.code:
+                session.close()
+            raise
+        session.close()
+        return result
+
+    training.save_checkpoint, training.training_log, training.pretrain = save_checkpoint, training_log, pretrain
+
+
+def _write_weights(session: Session, training, iteration: int) -> None:
+    """The weights in the host's TensorBoard and W&B, on the rank that has them (the last)."""
+    writer = training.interop_tool_logger(training.get_tensorboard_writer(), training.get_wandb_writer())
+    if writer.is_enabled():
+        for name, weight in session.weights(training.get_args().consumed_train_samples).items():
+            writer.add_scalar(f"ado/weight/{name}", weight, iteration)

@@ -1,0 +1,217 @@
+"""One run under a host: what both hosts' hooks share. A host file wires its functions to the methods here.
+
+    data loaders built ── open() ── the mixer, from the lengths that rank zero saw; every waiting blend gets its table
+    batch drawn ───────── drawn() ── takes our keys out of the batch and keeps them for the loss site
+    loss ──────────────── measure()
+    attempt of a step ─── begin(); the optimizer step done: end(), before the host's save block
+    checkpoint ────────── save()
+
+Legend: K domains, C columns (prefixes), B samples of a micro-batch, L tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ado_megatron.comm import World
+from ado_megatron.config import AdoConfig
+from ado_megatron.domains import Domains
+from ado_megatron.errors import UserError
+from ado_megatron.hosts.blend import KEY, SAMPLE, AdaptiveTrainSet, ShadowTrainSet
+from ado_megatron.mixer import Mixer
+
+PREFETCH_FACTOR = 2  # torch's default, which both hosts leave as it is
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+    """What the mixer must know of the host's arguments and of this rank's place.
+
+    total_samples: train samples of the whole run. block_size: the (final) global batch. iteration, consumed_samples:
+    where the loaded checkpoint stands, 0 without one. save, load: checkpoint directories. contributes: last pipeline
+    stage, first tensor rank, first sequence-parallel rank.
+    """
+
+    total_samples: int
+    block_size: int
+    micro_batch: int
+    dp: int
+    num_workers: int
+    iteration: int
+    consumed_samples: int
+    save: str | None
+    load: str | None
+    tensorboard: str | None
+    log_interval: int
+    contributes: bool
+    device: Any
+
+
+def sidecar_path(checkpoints: str | Path, iteration: int) -> Path:
+    """The mixer's state that belongs to the checkpoint of `iteration` in a host's checkpoint directory."""
+    return Path(checkpoints) / "ado" / f"state_{iteration}.ado"
+
+
+def say(text: str) -> None:
+    """One line from rank zero, marked as ours."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        print(f"ado: {text}", flush=True)
+
+
+class Session:
+    """The mixer of this process and what is between the hooks. Without a mixer every method leaves the host alone."""
+
+    def __init__(self, config: AdoConfig):
+        self.config = config
+        self.mixer: Mixer | None = None
+        self.facts: RunFacts | None = None
+        self.silent = False  # shadow mode on a run that cannot be measured
+        self._train_sets: list[AdaptiveTrainSet | ShadowTrainSet] = []
+        self._drawn: list[tuple[torch.Tensor, torch.Tensor]] = []  # keys and samples of the running attempt
+        self._unmeasured: deque[torch.Tensor] = deque()  # those of them whose loss is still to come
+        self._seen: list[torch.Tensor] = []
+        self._step = 0
+
+    # ---------------------------------------------------------------- data
+
+    @property
+    def adaptive(self) -> bool:
+        """True if our blend takes the place of the host's."""
+        return not self.config.shadow and not self.silent
+
+    def refuse(self, sentence: str) -> None:
+        """Stop with a sentence, or in shadow mode say it and leave the host unmeasured."""
+        if not self.config.shadow:
+            raise UserError(sentence)
+        if not self.silent:
+            say(f"nothing is measured in this run: {sentence}")
+        self.silent = True
+
+    def train_set(self, datasets, weights, prefixes, size: int, host_key: str) -> AdaptiveTrainSet:
+        """Our train dataset in place of the host's: one-epoch `datasets`, one a prefix; reads only after `open`."""
+        self._train_sets.append(AdaptiveTrainSet(datasets, weights, prefixes, size, host_key))
+        return self._train_sets[-1]
+
+    def shadow_set(self, stock, prefixes) -> ShadowTrainSet:
+        """The host's own blended train dataset, whose samples carry our keys beside what they are."""
+        self._train_sets.append(ShadowTrainSet(stock, prefixes))
+        return self._train_sets[-1]
+
+    def open(self, facts: RunFacts) -> None:
+        """Make the mixer (at the first call) and give its table to the train sets built since. Collective, all ranks."""
+        if self.silent:
+            return
+        if self.mixer is None:
+            self._make_mixer(facts)
+        if self.mixer is None:
+            return
+        for train_set in self._train_sets:
+            train_set.bind(self.mixer.schedule, self.mixer.domains)
+        self._train_sets.clear()
+
+    def _make_mixer(self, facts: RunFacts) -> None:
+        world = World.detect(facts.contributes, facts.device)
+        mine = self._train_sets[0].blend if world.is_zero and self._train_sets else None
+        blend = world.broadcast(mine)
+        if blend is None:
+            self.refuse("the host built no blended train dataset, so there is no mixture to adapt")
+            return
+        lengths_C = np.asarray(blend.lengths, dtype=np.int64)
+        domains = Domains.build(list(blend.prefixes), np.asarray(blend.weights, dtype=np.float64), lengths_C, self.config)
+        mixer = Mixer(
+            self.config, domains, total_samples=facts.total_samples, block_size=facts.block_size, world=world,
+            run_dir=facts.save or facts.tensorboard or ".", num_workers=facts.num_workers,
+            prefetch_factor=PREFETCH_FACTOR, micro_batch=facts.micro_batch, dp=facts.dp, log=say,
+        )  # fmt: skip
+        if facts.iteration > 0:
+            self._load(mixer, facts, world)
+        mixer.start(facts.consumed_samples, step=facts.iteration)
+        self.mixer, self.facts, self._step = mixer, facts, facts.iteration
+        say(f"{'measuring the stock blend of' if self.config.shadow else 'mixing'} {len(domains.names_K)} domains")
+
+    def _load(self, mixer: Mixer, facts: RunFacts, world: World) -> None:
+        path = sidecar_path(facts.load or ".", facts.iteration)
+        if world.broadcast(path.is_file()):
+            mixer.load(path)
+        elif not self.config.shadow:
+            raise UserError(
+                f"the checkpoint of iteration {facts.iteration} in {facts.load} has no {path.name} beside it, so it is "
+                "not known what its run has drawn; resume one that was trained with ado_megatron"
+            )
+
+    # ---------------------------------------------------------------- batches and losses
+
+    def drawn(self, batch: Any) -> Any:
+        """The batch without our keys, which are kept for the loss site; any other batch as it is."""
+        if not isinstance(batch, dict) or KEY not in batch:
+            return batch
+        batch = dict(batch)
+        key_B, sample_B = batch.pop(KEY), batch.pop(SAMPLE)
+        if self.mixer is not None:
+            self._unmeasured.append(key_B)
+            if self.mixer.draw_log is not None:
+                self._drawn.append((key_B, sample_B))
+        return batch
+
+    def measure(self, loss: torch.Tensor, mask: torch.Tensor) -> None:
+        """Per-token losses and mask of the oldest micro-batch drawn and not yet measured; any shape that starts by B."""
+        if self.mixer is None or not self.facts.contributes or not torch.is_grad_enabled():
+            return
+        if not self._unmeasured:
+            raise RuntimeError("a loss was computed for which no batch of the adaptive blend was drawn on this rank")
+        key_B = self._unmeasured.popleft()
+        loss_BxL, mask_BxL = loss.reshape(len(key_B), -1), mask.reshape(len(key_B), -1)
+        self.mixer.meter.add(loss_BxL, mask_BxL, key_B)
+        if self.mixer.draw_log is not None:
+            self._seen.append(key_B)
+
+    # ---------------------------------------------------------------- steps and checkpoints
+
+    def begin(self) -> None:
+        """An attempt of the running step starts; a replay of the same step starts again."""
+        if self.mixer is not None:
+            self._drawn.clear()
+            self._unmeasured.clear()
+            self._seen.clear()
+            self.mixer.begin_step(self._step)
+
+    def end(self, consumed_samples: int, skipped: bool) -> None:
+        """The step is done, `consumed_samples` includes its batch. Collective at interval ends."""
+        if self.mixer is None:
+            return
+        if self.facts.contributes and self._unmeasured and not skipped:
+            raise RuntimeError(f"step {self._step} drew {len(self._unmeasured)} micro-batches whose loss was not measured")
+        if self.mixer.draw_log is not None:
+            for key_B, sample_B in self._drawn:
+                self.mixer.draw_log.drawn(self._step, key_B.numpy(), sample_B.numpy())
+            for key_B in self._seen:
+                self.mixer.draw_log.seen(self._step, key_B.numpy())
+        self.mixer.end_step(self._step, consumed_samples, skipped=skipped)
+        self._step += 1
+
+    def save(self, directory: str | None, iteration: int, consumed_samples: int) -> None:
+        """The sidecar of the host's checkpoint of `iteration`; written first, so a whole checkpoint always has one."""
+        if self.mixer is not None and directory is not None:
+            self.mixer.save(sidecar_path(directory, iteration), iteration, consumed_samples)
+
+    def weights(self, consumed_samples: int) -> dict[str, float]:
+        """Weight in force by domain name (exact on rank zero, from the table's row on others)."""
+        return dict(zip(self.mixer.domains.names_K, self.mixer.weights_K(consumed_samples).tolist(), strict=True))
+
+    def log_line(self, consumed_samples: int) -> None:
+        """The weights, after the host's own log line."""
+        if self.mixer is not None:
+            shares = " ".join(f"{name} {weight:.4f}" for name, weight in self.weights(consumed_samples).items())
+            say(f"step {self._step} weights | {shares}")
+
+    def close(self) -> None:
+        """End of the run. Collective."""
+        if self.mixer is not None:
+            self.mixer.close()
+            self.mixer = None
