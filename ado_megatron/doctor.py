@@ -149,7 +149,7 @@ def examine_apex(facts: Facts) -> Finding:
     if facts.apex == "other":
         text = "this is not NVIDIA's apex but the unrelated package of that name; it is ignored (pip uninstall apex)"
         return Finding(NOTE, "apex", text)
-    return Finding(OK, "apex", "absent; DeepSpeed's or torch's Adam is used (NVIDIA's is built from source, not by pip)")
+    return Finding(OK, "apex", "absent; DeepSpeed's or torch's Adam is used (NVIDIA's is built from source)")
 
 
 def examine_network(facts: Facts) -> Iterator[Finding]:
