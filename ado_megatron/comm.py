@@ -135,8 +135,9 @@ class World:
             if differs or len(theirs) != len(everyone[0]):
                 blocks[rank] = first_block + (differs[0] if differs else min(len(theirs), len(everyone[0])))
         raise RanksDisagree(
-            f"{_ranks(sorted(blocks))}: the mixture differs from that of rank 0 from block {min(blocks.values())} on; the run "
-            "stops before a batch is drawn from it: resume from the last checkpoint, and check the memory of those hosts"
+            f"{_ranks(sorted(blocks))}: the mixture differs from that of rank 0 from block {min(blocks.values())} on; "
+            "the run stops before a batch is drawn from it: resume from the last checkpoint, and check the memory of "
+            "those hosts"
         )
 
 

@@ -16,7 +16,7 @@ from ado_megatron import profiles
 from ado_megatron.errors import UserError
 
 # Fields that change neither the stream nor the laws: two runs that differ in these alone are the same run.
-_COSMETIC = frozenset({"audit", "log_interval", "wait_deadline", "export_static"})
+_COSMETIC = frozenset({"audit", "log_interval", "wait_deadline", "export_static", "accept_changes"})
 
 
 def _option(default, help, *, kind=None, choices=None, low=None, high=None, above=None):
@@ -56,6 +56,8 @@ class AdoConfig:
     wait_deadline: float = _option(600.0, "seconds a reader waits for a row not yet planned", above=0.0)
     lead: int | None = _option(None, "blocks planned ahead of the readers; default: from workers and prefetch",
                                kind=int, low=1)
+    accept_changes: bool = _option(False, "on resume, go on although data or algorithm options differ from the saved "
+                                   "ones; domains that are the same keep their positions")
     export_static: str | None = _option(None, "file for the time-averaged mixture as --data-path weights", kind=str)
 
     # n and the learning speed

@@ -127,7 +127,8 @@ class StaticPolicy:
         return _state_at(self.prior_K, self.prior_K)
 
     def step(self, state: PolicyState, laws, counts_K) -> PolicyState:
-        return dataclasses.replace(state, step=state.step + 1, samples_K=state.samples_K + np.asarray(counts_K, np.int64))
+        samples_K = state.samples_K + np.asarray(counts_K, np.int64)
+        return dataclasses.replace(state, step=state.step + 1, samples_K=samples_K, weights_K=self.prior_K)
 
 
 class StagesPolicy:

@@ -1,0 +1,354 @@
+"""The conductor: plans rows on rank zero, measures on every rank, refits beside the training.
+
+One cycle, in blocks (a block is a global batch). After block t, a *cut*: the interval's sums are reduced over the world
+and rank zero hands the history up to t to a fit process. The laws that come back decide the rows from block
+t + 1 + fit_lag on, wherever the clock stands, so a slow fit changes when the run waits and never what it trains on. The
+rows of a cycle are published `lead` blocks before their first reader may ask for them:
+
+    cut t ── fit in its own process ──► publish, `lead` rows early ──► first row under the new laws: t+1+fit_lag
+
+Collectives: one sum at a cut or checkpoint, one broadcast and one 8-byte comparison at a publication. None per step.
+
+Legend: K domains, C columns, S rows, T steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ado_megatron.checkpoint import atomic_write, read_sidecar, unnest, write_sidecar
+from ado_megatron.comm import World
+from ado_megatron.config import AdoConfig
+from ado_megatron.domains import Domains
+from ado_megatron.draw_log import DrawLog
+from ado_megatron.errors import SidecarError, UserError
+from ado_megatron.fitter import Fit
+from ado_megatron.meter import DomainMeter
+from ado_megatron.planner import Planner
+from ado_megatron.recorder import Recorder
+from ado_megatron.resume import Saved, pack
+from ado_megatron.schedule import Schedule, lead_blocks
+from ado_megatron.supply import caps_from_config, check_supply
+
+METER_BYTES = 64 << 20  # at most this much device memory between two reductions
+
+
+@dataclasses.dataclass
+class _Cycle:
+    """A cut whose laws are not yet in force. history: what the fit was given (None: no fit at this cut)."""
+
+    block: int
+    step: int
+    history: dict[str, np.ndarray] | None = None
+    fit: Fit | None = None
+
+
+class Mixer:
+    """The mixture of one run, on every rank.
+
+    Order of calls: `load` (when resuming), `start`, then for every step `begin_step`, `meter.add` at the loss site,
+    `end_step` before the host's save block, `save` with each checkpoint; `close` at the end. All but `meter.add` are
+    called by all ranks in the same order.
+
+    domains: the same on all ranks. total_samples: samples that the run may draw. block_size: the global batch (under a
+    batch ramp the final one). num_workers, prefetch_factor, micro_batch, dp: the loader's settings, from which the lead
+    is computed. dp_rank: this rank's place, for the audit. run_dir: rank zero writes `ado/` there.
+    """
+
+    def __init__(
+        self, config: AdoConfig, domains: Domains, *, total_samples: int, block_size: int, world: World,
+        run_dir: str | Path, num_workers: int = 0, prefetch_factor: int = 2, micro_batch: int = 1, dp: int = 1,
+        dp_rank: int | None = None, log: Callable[[str], None] = print,
+    ):  # fmt: skip
+        self.config, self.domains, self.world = config.resolved(), domains, world
+        self.block_size, self.total_samples = block_size, total_samples
+        self.num_blocks = -(-total_samples // block_size)
+        self.directory, self._log = Path(run_dir) / "ado", log
+        # One more than the loader needs: under a batch ramp a step may straddle two blocks.
+        self.lead = _lead(config, 1 + lead_blocks(num_workers, prefetch_factor, micro_batch, dp, block_size))
+        self.fit_lag = config.fit_lag
+        if self.fit_lag is None:  # a twentieth of the interval is minutes on a cluster; a fit takes seconds
+            self.fit_lag = self.lead - 2 + max(1, config.refit_interval // 20)
+        self.caps_C = caps_from_config(config, domains)
+        if self.caps_C is not None and not config.off:
+            check_supply(domains, self.caps_C, self.num_blocks * block_size)
+        self.schedule = Schedule(
+            domains.lengths_C, block_size, self.num_blocks, config.seed, stream_id_C=domains.stream_id_C,
+            min_rows=config.refit_interval + self.fit_lag + self.lead + 2, wait_deadline=config.wait_deadline,
+        )  # fmt: skip
+        num_domains = len(domains.names_K)
+        rows = max(1, min(config.refit_interval + 1, METER_BYTES // (16 * num_domains)))
+        self.meter = DomainMeter(
+            rows, domains.domain_of_C, num_domains, contributes=world.contributes, device=world.device
+        )
+        self.draw_log: DrawLog | None = None  # with --ado-audit, from `start` on
+        self._place = {} if dp_rank is None else {"dp_rank": dp_rank}
+        self._steps: list[tuple[int, int, int]] = []  # measured, not yet reduced: (step, samples before, samples after)
+        self._step = self._consumed = 0  # steps done, samples consumed by them
+        self._cycles: deque[_Cycle] = deque()
+        self._next_cut = 0 if self.config.refit_at(0) else self._cut_after(0)
+        self._saved: Saved | None = None
+        if world.is_zero:
+            self.planner = Planner(self.config, domains, block_size, self.caps_C)
+            path = self.directory / "metrics.jsonl"
+            self.recorder = Recorder(path, self.config, domains, self.planner, self.schedule)
+
+    # ---------------------------------------------------------------- start and resume
+
+    def start(self, consumed_samples: int = 0, *, step: int = 0, start_C: np.ndarray | None = None) -> None:
+        """Check that all ranks agree, then plan or restore the first rows. Collective; before the first batch.
+
+        consumed_samples and step: where the run stands (both 0, or those of the loaded sidecar). start_C: samples of
+        each column that were drawn before, for a run that goes on from a checkpoint without a sidecar.
+        Raises RanksDisagree, naming the rank and the option, and SidecarError for a position that the sidecar lacks.
+        """
+        self.world.require_same(self._facts())
+        self._step, self._consumed = step, consumed_samples
+        state = None
+        if self.world.is_zero and (self._saved or consumed_samples):
+            try:
+                state = self._restore() if self._saved else self._begin_at(start_C)
+            except SidecarError as error:
+                state = {"problem": str(error)}
+        state = self.world.broadcast(state)
+        if state is not None:
+            if "problem" in state:
+                raise SidecarError(state["problem"])
+            rows_SxC, first = state["schedule"]["counts_SxC"], state["schedule"]["first_block"]
+            state["schedule"]["counts_SxC"] = rows_SxC[: max(self.num_blocks - first, 0)]  # the run may be cut short
+            self.schedule.stream_id_C[:] = state["stream_id_C"]
+            self.schedule.load_state_dict(state["schedule"])
+            self._next_cut = state["next_cut"]
+            self._cycles = self._cycles or deque(_Cycle(block, at) for block, at in state["cycles"])
+        if self.world.is_zero:
+            self.recorder.metrics.start(step)
+        self._publish_until(self._boundary())
+        if self.config.audit:
+            attempt = self.world.broadcast(time.time_ns())
+            self.draw_log = DrawLog(
+                self.directory / "audit", self.world.rank, attempt=attempt, step=step, seed=self.config.seed,
+                lengths_C=self.domains.lengths_C, start_C=self.schedule.cumulative(consumed_samples),
+                world_size=self.world.size, **self._place,
+            )  # fmt: skip
+
+    def _restore(self) -> dict[str, Any]:
+        """Rank zero: take over the loaded sidecar; returns what the other ranks need of it."""
+        saved, meta = self._saved, self._saved.meta
+        if meta["consumed_samples"] != self._consumed:
+            raise SidecarError(
+                f"the sidecar stands at {meta['consumed_samples']} samples but the checkpoint at {self._consumed}; "
+                "resume from the sidecar that was written with this checkpoint"
+            )
+        if saved.changes:
+            self._log(f"ado: goes on with other options or data than before, which were {'; '.join(saved.changes)}")
+        self.planner.restore(saved)
+        self.recorder.restore(saved.history())
+        next_cut, cycles = meta["next_cut"], meta["cycles"]
+        if not saved.keep_rows:  # fits under way belong to rows that are void
+            next_cut, cycles = self._cut_after(saved.first_free_block - 1), []
+        for n, (block, step, has_fit) in enumerate(cycles):
+            history = unnest(f"fit{n}", saved.arrays) if has_fit else None
+            self._cycles.append(_Cycle(block, step, history, Fit(history, self.config) if has_fit else None))
+        return {
+            "schedule": saved.schedule_state(), "stream_id_C": saved.stream_id_C(), "next_cut": next_cut,
+            "cycles": [c[:2] for c in cycles],
+        }  # fmt: skip
+
+    def _begin_at(self, start_C: np.ndarray | None) -> dict[str, Any]:
+        """Rank zero: a stream that begins where another one, without a sidecar, ended."""
+        block, rest = divmod(self._consumed, self.block_size)
+        if start_C is None or rest:
+            raise SidecarError(
+                f"the checkpoint stands at {self._consumed} samples but has no sidecar"
+                + (f", and that is no multiple of the global batch {self.block_size}" if rest else "")
+                + "; start from a checkpoint that has one, or from a static one at a whole batch"
+            )
+        start_C = np.asarray(start_C, dtype=np.int64)
+        self.planner.begin_at(block, start_C)
+        schedule = self.schedule.state_dict(0) | {"first_block": block, "start_C": start_C}
+        return {
+            "schedule": schedule, "stream_id_C": self.domains.stream_id_C, "next_cut": self._cut_after(block - 1),
+            "cycles": [],
+        }  # fmt: skip
+
+    def _facts(self) -> dict[str, Any]:
+        """What every rank must have started with alike, named so that a message can say what differs."""
+        options = {
+            f"--ado-{name.replace('_', '-')}": value
+            for name, value in self.config.to_dict().items()
+            if name not in ("groups", "stages", "export_static")  # files count by content: the digest below
+        }
+        return options | {
+            "set of options": self.config.fingerprint(), "data": self.domains.fingerprint(),
+            "number of samples": self.total_samples, "block size": self.block_size, "lead": self.lead,
+            "fit lag": self.fit_lag,
+        }  # fmt: skip
+
+    def load(self, path: str | Path) -> None:
+        """Read a sidecar; `start` then goes on from it. Collective. Raises SidecarError on every rank alike."""
+        problem = None
+        if self.world.is_zero:
+            try:
+                self._saved = Saved(
+                    *read_sidecar(path), path, config=self.config, domains=self.domains, block_size=self.block_size
+                )
+            except SidecarError as error:
+                problem = str(error)
+        problem = self.world.broadcast(problem)
+        if problem is not None:
+            raise SidecarError(problem)
+
+    # ---------------------------------------------------------------- the loop
+
+    def begin_step(self, step: int) -> None:
+        """Start an attempt of training step `step` (0-based); a second attempt replaces the first."""
+        if len(self._steps) >= self.meter.rows:
+            self._reduce()
+        self.meter.begin(len(self._steps))
+
+    def end_step(self, step: int, consumed_samples: int, skipped: bool = False) -> None:
+        """After the optimizer step, before the save block. skipped: the update did not happen, forget its losses."""
+        if skipped:
+            self.meter.discard()
+        self._steps.append((step, self._consumed, consumed_samples))
+        self._step, self._consumed = step + 1, consumed_samples
+        if self.fit_lag == 0 and consumed_samples % self.block_size:
+            raise UserError(
+                f"--ado-fit-lag 0 needs steps of whole blocks, but step {step} ended at sample {consumed_samples} and "
+                f"a block has {self.block_size}; under a batch ramp give --ado-fit-lag 1 or more"
+            )
+        blocks_done = consumed_samples // self.block_size
+        while self._next_cut < blocks_done:
+            self._cut()
+        while self._cycles and blocks_done >= self._due(self._cycles[0]):
+            self._apply(self._cycles.popleft())
+
+    def _cut(self) -> None:
+        """Reduce, and start the fit on the history up to here."""
+        cycle = _Cycle(self._next_cut, self._step)
+        self._reduce()
+        if self.world.is_zero and self.config.refit_at(cycle.block):
+            cycle.history = self.recorder.history.cut(self._step)
+            cycle.fit = Fit(cycle.history, self.config)
+        self._cycles.append(cycle)
+        self._next_cut = self._cut_after(cycle.block)
+
+    def _cut_after(self, block: int) -> int:
+        """The next block after which a cut is made: every refit, and every refit_interval blocks in any case."""
+        block += 1
+        while block % self.config.refit_interval and not self.config.refit_at(block):
+            block += 1
+        return block
+
+    def _due(self, cycle: _Cycle) -> int:
+        """Blocks done when the cycle's laws must be there, so that `lead` rows stay planned; not before the cut."""
+        return max(cycle.block + 1, cycle.block + 2 + self.fit_lag - self.lead)
+
+    def _apply(self, cycle: _Cycle) -> None:
+        """Put the cycle's laws in force and publish the rows that they decide."""
+        if self.world.is_zero and cycle.fit is not None:
+            outcome = cycle.fit.result(self.config.wait_deadline)
+            if outcome.laws is None:
+                self._log(f"ado: the fit at block {cycle.block} failed, the old laws stay in force: {outcome.reason}")
+            else:
+                self.planner.laws = outcome.laws.merged(self.planner.laws)
+            self.recorder.write_fit(self._step, cycle.step, cycle.block + 1 + self.fit_lag, outcome)
+            if outcome.waited > 1.0:
+                self._log(f"ado: the training waited {outcome.waited:.1f} s for the fit of block {cycle.block}")
+        self._publish_until(self._boundary())
+
+    def _boundary(self) -> int:
+        """The first block whose laws are not known yet: that of the oldest cycle under way, or of the next cut."""
+        block = self._cycles[0].block if self._cycles else self._next_cut
+        return min(block + 1 + self.fit_lag, self.num_blocks)
+
+    def _publish_until(self, stop: int) -> None:
+        """Plan on rank zero, publish on every rank, and compare, the rows up to block `stop`."""
+        first = self.schedule.planned
+        if stop <= first:
+            return
+        rows_SxC = self.world.broadcast(self.planner.plan(stop - first) if self.world.is_zero else None)
+        self.schedule.publish(first, rows_SxC)
+        digest_S = np.array([self.schedule.row_digest(b) for b in range(first, stop)], dtype=np.int64)
+        self.world.require_same_rows(first, digest_S)
+
+    def _reduce(self) -> None:
+        """One sum over the world of the steps since the last; rank zero appends them to history and metrics."""
+        if not self._steps:
+            return
+        sums_TxKx2 = self.world.sum_(self.meter.take(len(self._steps)))
+        if self.world.is_zero:
+            self.recorder.record(self._steps, sums_TxKx2.cpu().numpy())
+        self._steps.clear()
+
+    def weights_K(self, consumed_samples: int) -> np.ndarray:
+        """The weights of the block that holds the next sample. Rank zero knows them exactly, others by their row."""
+        block = min(consumed_samples // self.block_size, self.num_blocks - 1)
+        if self.world.is_zero:
+            return self.planner.weights_K(block)
+        row_C = self.schedule.row(block)
+        return np.bincount(self.domains.domain_of_C, row_C, len(self.domains.names_K)) / self.block_size
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def save(self, path: str | Path, step: int, consumed_samples: int) -> None:
+        """Write the sidecar of the checkpoint after `step` steps. Collective; every rank sees a failure."""
+        self._reduce()
+        problem = None
+        if self.world.is_zero:
+            self.recorder.flush(step, consumed_samples)
+            try:
+                write_sidecar(path, *self._sidecar(step, consumed_samples))
+                self._export_static(consumed_samples)
+            except OSError as error:
+                problem = f"the sidecar {path} could not be written: {error}"
+        if self.draw_log is not None:
+            self.draw_log.flush()
+        problem = self.world.broadcast(problem)
+        if problem is not None:
+            raise UserError(problem)
+
+    def _sidecar(self, step: int, consumed_samples: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        first_free_block = -(-consumed_samples // self.block_size)
+        return pack(
+            {"step": step, "consumed_samples": consumed_samples, "block_size": self.block_size,
+             "next_cut": self._next_cut},
+            config=self.config, domains=self.domains, schedule=self.schedule.state_dict(consumed_samples),
+            planner=self.planner.to_arrays(first_free_block), history=self.recorder.history.to_arrays(),
+            cycles=[(c.block, c.step, c.history) for c in self._cycles],
+        )  # fmt: skip
+
+    def _export_static(self, consumed_samples: int) -> None:
+        if self.config.export_static is not None and consumed_samples > 0:
+            share_C = self.schedule.cumulative(consumed_samples) / consumed_samples
+            pairs = (f"{w:.8f} {p}" for w, p in zip(share_C, self.domains.prefixes_C, strict=True))
+            atomic_write(self.config.export_static, (" ".join(pairs) + "\n").encode())
+
+    def close(self) -> None:
+        """Write what is measured, stop fits under way. Collective."""
+        self._reduce()
+        if self.world.is_zero:
+            self.recorder.flush(self._step, self._consumed)
+            for cycle in self._cycles:
+                if cycle.fit is not None:
+                    cycle.fit.cancel()
+        if self.draw_log is not None:
+            self.draw_log.close()
+
+
+def _lead(config: AdoConfig, bound: int) -> int:
+    if config.lead is None:
+        return bound
+    if config.lead < bound:
+        raise UserError(
+            f"--ado-lead {config.lead} is too small: the loader's workers may hold samples of {bound} blocks; give at "
+            f"least {bound}, or fewer workers or prefetched batches"
+        )
+    return config.lead
