@@ -12,8 +12,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from ado_megatron import report_figures as figures
-from ado_megatron.report import LEFT, columns, comparison_text, final_losses
 from ado_megatron.report_data import Run
+from ado_megatron.report_table import LEFT, columns, comparison_text, final_losses
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2328; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; }

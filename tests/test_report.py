@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from report_kit import NAMES, PRIOR, law_parameters, make_run
 
-from ado_megatron import cli, report
+from ado_megatron import cli
 from ado_megatron import report_figures as figures
+from ado_megatron import report_table as report
 from ado_megatron.errors import UserError
 from ado_megatron.report_data import Run, law_loss, law_speed, read_run, token_mean
 
