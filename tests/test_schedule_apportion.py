@@ -1,0 +1,171 @@
+"""Apportionment: hand-written rows, and the bound under weights of every kind. Legend: C columns, S blocks."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ado_megatron.errors import UserError
+from ado_megatron.schedule import apportion, apportion_rows
+
+TIE = 1e-9  # the checks add up floats; the bound itself is exact on the grid
+
+
+def drive(weights_SxC, block, credit_C=None, remaining_C=None):
+    """Rows one by one; yields (counts, credit before, credit after, weights)."""
+    credit_C = np.zeros(weights_SxC.shape[1]) if credit_C is None else credit_C
+    for weights_C in weights_SxC:
+        counts_C, after_C = apportion(weights_C, block, credit_C, remaining_C)
+        yield counts_C, credit_C, after_C, weights_C / weights_C.sum()
+        credit_C = after_C
+
+
+def folded(counts_C, before_C, after_C, weights_C, block):
+    return np.abs(before_C + block * weights_C - counts_C - after_C).max()
+
+
+@pytest.mark.parametrize(
+    ("weights", "block", "rows"),
+    [
+        ([1, 1], 3, [[2, 1], [1, 2], [2, 1], [1, 2]]),
+        ([1, 2, 1], 4, [[1, 2, 1], [1, 2, 1]]),
+        ([3, 1], 2, [[2, 0], [1, 1], [2, 0], [1, 1]]),
+        ([1, 1, 1], 1, [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]),
+        ([0, 1], 5, [[0, 5], [0, 5]]),
+        ([0.5, 0.25, 0.25], 3, [[1, 1, 1], [2, 1, 0], [2, 0, 1], [1, 1, 1]]),
+    ],
+)
+def test_rows_by_hand(weights, block, rows):
+    got, credit_C = apportion_rows(weights, block, len(rows), np.zeros(len(weights)))
+    total = np.array(weights) / sum(weights) * block * len(rows)
+    assert np.abs(got.cumsum(axis=0)[-1] - total + credit_C).max() < TIE
+    assert got.tolist() == rows
+
+
+WEIGHTS = st.lists(
+    st.one_of(st.integers(1, 4).map(float), st.floats(1e-6, 1), st.sampled_from([1e-3, 1e-2, 1e3])),
+    min_size=1,
+    max_size=40,
+)
+
+
+@given(weights=WEIGHTS, block=st.integers(1, 80))
+@settings(max_examples=150)
+def test_constant_weights_stay_within_one_sample_and_fold_nothing(weights, block):
+    weights_SxC = np.tile(np.array(weights), (60, 1))
+    total_C, quota_C = np.zeros(len(weights)), np.zeros(len(weights))
+    for counts_C, before_C, after_C, weights_C in drive(weights_SxC, block):
+        assert counts_C.sum() == block and counts_C.min() >= 0
+        assert folded(counts_C, before_C, after_C, weights_C, block) < 1e-6
+        total_C, quota_C = total_C + counts_C, quota_C + block * weights_C
+        assert np.abs(total_C - quota_C).max() < 1 + 1e-6
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    columns=st.integers(2, 60),
+    block=st.integers(1, 600),
+    shape=st.sampled_from([0.1, 0.3, 2]),
+)
+@settings(max_examples=80)
+def test_weights_redrawn_in_every_block_stay_within_one_sample(seed, columns, block, shape):
+    weights_SxC = np.random.default_rng(seed).dirichlet(np.full(columns, shape), size=60)
+    total_C, quota_C = np.zeros(columns), np.zeros(columns)
+    for counts_C, _, _, weights_C in drive(weights_SxC, block):
+        assert counts_C.sum() == block and counts_C.min() >= 0
+        total_C, quota_C = total_C + counts_C, quota_C + block * weights_C
+        assert np.abs(total_C - quota_C).max() < 1 + 1e-6
+
+
+@given(seed=st.integers(0, 10**6), columns=st.integers(2, 50), block=st.integers(1, 40))
+@settings(max_examples=80)
+def test_against_an_opponent_the_bound_holds_for_the_weights_in_force_and_little_is_folded(seed, columns, block):
+    """All weight goes to the columns that are owed most: the cup game, which no rule wins without folding."""
+    rng, credit_C = np.random.default_rng(seed), np.zeros(columns)
+    for s in range(80):
+        target = np.argsort(credit_C)[-max(1, columns // (1 + s % 8)) :]
+        weights_C = np.full(columns, 1e-12)
+        weights_C[target] = rng.random(len(target)) + 0.1
+        weights_C /= weights_C.sum()
+        counts_C, after_C = apportion(weights_C, block, credit_C)
+        assert counts_C.sum() == block and counts_C.min() >= 0
+        assert np.abs(after_C).max() < 1 and abs(after_C.sum()) < TIE
+        assert folded(counts_C, credit_C, after_C, weights_C, block) < 1
+        credit_C = after_C
+
+
+def test_the_opponent_does_make_it_fold():
+    """Else the test above would not reach the code that it is about."""
+    rng, columns, block, credit_C, most = np.random.default_rng(0), 40, 8, np.zeros(40), 0.0
+    for s in range(400):
+        target = np.argsort(credit_C)[-max(1, columns // (1 + s % 8)) :]
+        weights_C = np.full(columns, 1e-12)
+        weights_C[target] = rng.random(len(target)) + 0.1
+        weights_C /= weights_C.sum()
+        counts_C, after_C = apportion(weights_C, block, credit_C)
+        most = max(most, folded(counts_C, credit_C, after_C, weights_C, block))
+        credit_C = after_C
+    assert 1e-3 < most < 1
+
+
+@given(
+    seed=st.integers(0, 10**6), columns=st.integers(1, 60), block=st.integers(1, 300), rows=st.integers(0, 150),
+    capped=st.booleans(), shape=st.sampled_from([0.2, 1, 50]),
+)  # fmt: skip
+@settings(max_examples=80)
+def test_many_rows_at_once_are_the_same_rows(seed, columns, block, rows, capped, shape):
+    rng = np.random.default_rng(seed)
+    weights_C, credit_C = rng.dirichlet(np.full(columns, shape)), np.zeros(columns)
+    remaining_C = rng.integers(0, 2 * block * rows // columns + 1, columns) + block if capped else None
+    remaining_C = remaining_C if capped and remaining_C[weights_C > 0].sum() >= block * rows else None
+    got_SxC, got_credit_C = apportion_rows(weights_C, block, rows, credit_C, remaining_C)
+    for s in range(rows):
+        counts_C, credit_C = apportion(weights_C, block, credit_C, remaining_C)
+        remaining_C = None if remaining_C is None else remaining_C - counts_C
+        assert got_SxC[s].tolist() == counts_C.tolist()
+    assert np.abs(got_credit_C - credit_C).max() < TIE
+    again_SxC, _ = apportion_rows(np.tile(weights_C, (rows, 1)), block, rows, np.zeros(columns))
+    if not capped:
+        assert np.array_equal(again_SxC, got_SxC)
+
+
+@given(seed=st.integers(0, 10**6), columns=st.integers(2, 20), block=st.integers(1, 50))
+@settings(max_examples=80)
+def test_caps_are_kept_exactly_and_the_supply_is_used_to_the_last_sample(seed, columns, block):
+    rng = np.random.default_rng(seed)
+    caps_C = rng.integers(0, 100, columns)
+    rows = int(caps_C.sum()) // block
+    taken_C, credit_C = np.zeros(columns, dtype=np.int64), np.zeros(columns)
+    for _ in range(rows):
+        weights_C = rng.dirichlet(np.full(columns, 0.5)) + 1e-9
+        counts_C, credit_C = apportion(weights_C, block, credit_C, caps_C - taken_C)
+        taken_C += counts_C
+        assert counts_C.sum() == block and (taken_C <= caps_C).all() and counts_C.min() >= 0
+    with pytest.raises(UserError, match=f"a block needs {block}"):
+        apportion(weights_C, block, credit_C, caps_C - taken_C)
+
+
+def test_at_its_cap_a_column_drops_out_and_the_others_take_over_in_proportion():
+    rows_SxC, _ = apportion_rows([0.5, 0.3, 0.2], 10, 10, np.zeros(3), [12, 1000, 1000])
+    assert rows_SxC[:, 0].tolist() == [5, 5, 2, 0, 0, 0, 0, 0, 0, 0]
+    assert rows_SxC[3:].sum(axis=0).tolist() == [0, 42, 28]
+
+
+def test_a_column_without_weight_gets_nothing_and_leaves_nothing_owed():
+    _, credit_C = apportion_rows([1, 1, 1], 4, 5, np.zeros(3))
+    assert np.abs(credit_C).max() > 0.1
+    rows_SxC, credit_C = apportion_rows([1, 0, 1], 4, 9, credit_C)
+    assert rows_SxC[:, 1].tolist() == [0] * 9
+    assert credit_C[1] == 0 and np.abs(credit_C).max() < 1
+
+
+@pytest.mark.parametrize("weights", [[0, 0], [-1, 2], [np.nan, 1], [np.inf, 1]])
+def test_weights_that_are_none_are_refused(weights):
+    with pytest.raises(ValueError, match="weights must be"):
+        apportion(weights, 8, np.zeros(2))
+
+
+def test_thousands_of_columns_and_tiny_weights():
+    weights_C = np.random.default_rng(0).dirichlet(np.full(32767, 0.3))
+    rows_SxC, credit_C = apportion_rows(weights_C, 2048, 3, np.zeros(32767))
+    assert (rows_SxC.sum(axis=1) == 2048).all() and np.abs(credit_C).max() < 1
