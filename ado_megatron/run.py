@@ -5,7 +5,7 @@
     deepspeed … --module ado_megatron.run PATH/TO/pretrain_gpt.py …
 
 Arguments that begin with --ado- (or --no-ado-) are ours and are taken out; the script sees all others in their order.
-With --ado-off, or without this module, the script runs as its authors wrote it. ADO_CPU=1 runs it on a CPU (hosts/cpu.py).
+With --ado-off, or without this module, the script runs as its authors wrote it. ADO_CPU=1: on a CPU (hosts/cpu.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ USAGE = "python -m ado_megatron.run PATH/TO/pretrain_gpt.py <its arguments> [--a
 
 def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """(ours, the script's): ours begin with --ado- or --no-ado-, with their value if the option takes one."""
-    switches = {"--ado-" + f.name.replace("_", "-") for f in dataclasses.fields(AdoConfig) if f.metadata["kind"] is bool}
+    names = [field.name for field in dataclasses.fields(AdoConfig) if field.metadata["kind"] is bool]
+    switches = {"--ado-" + name.replace("_", "-") for name in names}
     ours, theirs, take = [], [], False
     for token in argv:
         if token.startswith(("--ado-", "--no-ado-")):

@@ -1,4 +1,4 @@
-"""The train datasets that hooks hand to a host's loader. Both wait for `bind`, since the mixer needs their lengths first.
+"""The train datasets that hooks hand to a host's loader. Both wait for `bind`: the mixer needs their lengths first.
 
 A sample is what the host's domain dataset returns, with three more keys: the host's own for the domain, KEY
 (which sample of the run in which column) and SAMPLE (its index in the domain dataset).

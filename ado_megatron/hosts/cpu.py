@@ -143,6 +143,7 @@ def _answer_cuda_with_cpu():
         import typing_extensions
 
         typing.override = typing_extensions.override
+        _spare_children_the_script()
     torch.set_num_threads(1)
     _devices(torch)
     _random_state(torch)
@@ -157,6 +158,20 @@ def _answer_cuda_with_cpu():
     for name in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):
         if hasattr(torch.optim.Optimizer, name):
             setattr(torch.optim.Optimizer, name, lambda self: None)
+
+
+def _spare_children_the_script():
+    """Spawned children (checkpoint writers) import the script again, where typing.override is still missing."""
+    from multiprocessing import spawn
+
+    stock = spawn.get_preparation_data
+
+    def get_preparation_data(name):
+        data = stock(name)
+        data.pop("init_main_from_path", None)
+        return data
+
+    spawn.get_preparation_data = get_preparation_data
 
 
 _FACTORIES = (
@@ -202,7 +217,7 @@ def _devices(torch):
 
 
 def _random_state(torch):
-    """The CPU generator stands for the device's. (cuda.manual_seed must not become torch.manual_seed: that recurses.)"""
+    """The CPU generator stands for the device's. cuda.manual_seed must not become torch.manual_seed: that recurses."""
     cuda = torch.cuda
     cuda.manual_seed = lambda seed: torch.default_generator.manual_seed(int(seed))
     cuda.manual_seed_all = lambda seed: None

@@ -44,8 +44,8 @@ def check(points: Sequence[HookPoint], checkout: str) -> None:
     problems = [text for point in points if (text := point.problem()) is not None]
     if problems:
         raise UserError(
-            f"this version of the host at {checkout} does not fit: {'; '.join(problems)} ({len(points)} hook points were "
-            "tried); use a version named in launch/README.md, or --ado-off to run it without ado"
+            f"this version of the host at {checkout} does not fit: {'; '.join(problems)} ({len(points)} hook points "
+            "were tried); use a version named in launch/README.md, or --ado-off to run it without ado"
         )
 
 

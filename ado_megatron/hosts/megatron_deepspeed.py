@@ -66,9 +66,9 @@ def _exclusions(args) -> list[tuple[bool, str]]:
          "order; use --dataloader-type single"),
         (args.repeated_dataloader, "--repeated-dataloader starts the data over; leave it out: an adaptive blend does "
          "not end before the run"),
-        (args.train_data_exact_num_epochs is not None, "--train-data-exact-num-epochs fixes the epochs of every domain; "
-         "leave it out, or cap them by --ado-max-epochs"),
-        (bool(named), f"--train-{'/'.join(named).replace('_', '-')}-path fixes the order of the train samples; leave it out"),
+        (args.train_data_exact_num_epochs is not None, "--train-data-exact-num-epochs fixes the epochs of every "
+         "domain; leave it out, or cap them by --ado-max-epochs"),
+        (bool(named), f"--train-{'/'.join(named).replace('_', '-')}-path fixes the order of the samples; leave it out"),
         (args.retro_add_retriever, "retro datasets are not served; train without --retro-add-retriever"),
         (args.mos or args.kd, "distillation (--mos, --kd) mixes a teacher's loss into the model's; train without it"),
         (args.ds_sequence_parallel_fpdt, "--ds-sequence-parallel-fpdt computes the loss in pieces; leave it out"),
@@ -147,8 +147,8 @@ def _check_one_epoch(datasets, prefixes, seq_length: int) -> None:
     """Every prefix has a train split, and the host laid out one epoch of it and no more."""
     if len(datasets) != len(prefixes):
         raise UserError(
-            f"{len(prefixes) - len(datasets)} of the prefixes {', '.join(prefixes)} have no document in the train split; "
-            "change --split or leave them out"
+            f"{len(prefixes) - len(datasets)} of the prefixes {', '.join(prefixes)} have no document in the train "
+            "split; change --split or leave them out"
         )
     for prefix, dataset in zip(prefixes, datasets, strict=True):
         # with too few tokens for one sample the host repeats the documents until there is one
@@ -228,7 +228,8 @@ def _hook_steps(session: Session, training) -> None:
         session.begin()
         result = stock_step(*args, **kwargs)
         settings = training.get_args()
-        batch = training.mpu.get_data_parallel_world_size() * settings.micro_batch_size * training.get_num_microbatches()
+        dp = training.mpu.get_data_parallel_world_size()
+        batch = dp * settings.micro_batch_size * training.get_num_microbatches()
         session.end(settings.consumed_train_samples + batch, skipped=bool(result[1]))
         return result
 

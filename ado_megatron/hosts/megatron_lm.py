@@ -71,7 +71,7 @@ def _exclusions(args) -> list[tuple[bool, str]]:
          "out: the mixture changes while the run goes on"),
         (args.dataloader_type != "single", f"--dataloader-type {args.dataloader_type} does not draw sample indices in "
          "order; use --dataloader-type single"),
-        (on("hybrid_context_parallel"), "--hybrid-context-parallel sorts samples by length inside a batch; leave it out"),
+        (on("hybrid_context_parallel"), "--hybrid-context-parallel reorders the samples of a batch; leave it out"),
         (on("sft"), "--sft packs samples of several domains into one sequence; leave it out"),
         (on("perform_rl_step"), "--perform-rl-step generates its own batches; leave it out"),
         (on("retro_add_retriever"), "retro datasets are not served; train without --retro-add-retriever"),
@@ -127,7 +127,8 @@ def _build_shadow(session, builder, stock_build, prefixes):
 def _build_adaptive(session, builder, stock_build, prefixes, weights, split):
     """One-epoch train datasets by the host's own machinery, collective as that is; the other splits as in stock."""
     config = builder.config
-    datasets = builder._build_megatron_datasets_parallel(prefixes, [split, None, None], [[None] * 3 for _ in prefixes])[0]
+    one_epoch = [[None] * 3 for _ in prefixes]
+    datasets = builder._build_megatron_datasets_parallel(prefixes, [split, None, None], one_epoch)[0]
     with _without_train(config):
         splits = stock_build(builder)
     if datasets[0] is not None:  # this rank reads

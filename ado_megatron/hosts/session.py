@@ -104,7 +104,7 @@ class Session:
         return self._train_sets[-1]
 
     def open(self, facts: RunFacts) -> None:
-        """Make the mixer (at the first call) and give its table to the train sets built since. Collective, all ranks."""
+        """Make the mixer (first call) and give its table to the train sets built since. Collective, all ranks."""
         if self.silent:
             return
         if self.mixer is None:
@@ -123,7 +123,7 @@ class Session:
             self.refuse("the host built no blended train dataset, so there is no mixture to adapt")
             return
         lengths_C = np.asarray(blend.lengths, dtype=np.int64)
-        domains = Domains.build(list(blend.prefixes), np.asarray(blend.weights, dtype=np.float64), lengths_C, self.config)
+        domains = Domains.build(blend.prefixes, blend.weights, lengths_C, self.config)
         mixer = Mixer(
             self.config, domains, total_samples=facts.total_samples, block_size=facts.block_size, world=world,
             run_dir=facts.save or facts.tensorboard or ".", num_workers=facts.num_workers,
@@ -160,7 +160,7 @@ class Session:
         return batch
 
     def measure(self, loss: torch.Tensor, mask: torch.Tensor) -> None:
-        """Per-token losses and mask of the oldest micro-batch drawn and not yet measured; any shape that starts by B."""
+        """Per-token losses and mask of the oldest micro-batch drawn and not yet measured, [B, …]."""
         if self.mixer is None or not self.facts.contributes or not torch.is_grad_enabled():
             return
         if not self._unmeasured:
@@ -186,7 +186,8 @@ class Session:
         if self.mixer is None:
             return
         if self.facts.contributes and self._unmeasured and not skipped:
-            raise RuntimeError(f"step {self._step} drew {len(self._unmeasured)} micro-batches whose loss was not measured")
+            left = len(self._unmeasured)
+            raise RuntimeError(f"step {self._step} drew {left} micro-batches whose loss was not measured")
         if self.mixer.draw_log is not None:
             for key_B, sample_B in self._drawn:
                 self.mixer.draw_log.drawn(self._step, key_B.numpy(), sample_B.numpy())
