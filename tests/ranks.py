@@ -9,6 +9,7 @@
 
 Rendezvous is through a file, so no port is guessed and any number of tests can run side by side. Import it in a test as `from ranks import run_ranks`.
 """
+
 from __future__ import annotations
 
 import multiprocessing as mp
@@ -35,7 +36,10 @@ def run_ranks(fn: Callable, n: int, *args, method: str = "fork", timeout: float 
     """
     context = mp.get_context(method)
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
-        ranks = [context.Process(target=_rank_main, args=(fn, rank, n, folder, timeout, args), daemon=False) for rank in range(n)]
+        ranks = [
+            context.Process(target=_rank_main, args=(fn, rank, n, folder, timeout, args), daemon=False)
+            for rank in range(n)
+        ]
         try:
             for process in ranks:
                 process.start()
@@ -56,12 +60,16 @@ def _wait_for_all(ranks: list, folder: Path, timeout: float) -> None:
     while pending:
         done = wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
         if not done:
-            raise RankFailed(f"ranks {sorted(rank for rank, _ in pending.values())} of {len(ranks)} still ran after {timeout} s")
+            raise RankFailed(
+                f"ranks {sorted(rank for rank, _ in pending.values())} of {len(ranks)} still ran after {timeout} s"
+            )
         for sentinel in done:
             rank, process = pending.pop(sentinel)
             process.join()
             if process.exitcode != 0:
-                raise RankFailed(_first_error(folder) or f"rank {rank} of {len(ranks)} died with exit code {process.exitcode}")
+                raise RankFailed(
+                    _first_error(folder) or f"rank {rank} of {len(ranks)} died with exit code {process.exitcode}"
+                )
 
 
 def _first_error(folder: Path) -> str | None:
@@ -79,7 +87,11 @@ def _rank_main(fn: Callable, rank: int, n: int, folder: str, timeout: float, arg
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=n, timeout=timedelta(seconds=timeout)
+            "gloo",
+            init_method=f"file://{folder}/rendezvous",
+            rank=rank,
+            world_size=n,
+            timeout=timedelta(seconds=timeout),
         )
         _write(Path(folder, f"result{rank}"), fn(rank, *args))
         torch.distributed.barrier()  # a rank that is done keeps its sockets until its peers are done too

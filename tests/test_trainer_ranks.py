@@ -1,4 +1,5 @@
 """The helper that the distributed tests stand on."""
+
 import os
 import time
 

@@ -19,7 +19,9 @@ from megatron.core import parallel_state
 
 from ado_megatron.trainer.options import TrainerOptions
 
-_MODEL_PARALLEL_STREAM = "model-parallel-rng"  # the name both libraries give the generator that differs between tensor ranks
+_MODEL_PARALLEL_STREAM = (
+    "model-parallel-rng"  # the name both libraries give the generator that differs between tensor ranks
+)
 
 
 @dataclass(frozen=True)

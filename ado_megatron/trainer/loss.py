@@ -21,7 +21,9 @@ class LossSite:
         self.on_train = None
         self._valid_Kx2 = torch.zeros(num_domains, 2, dtype=torch.float64)
 
-    def __call__(self, logits_LxBxV: torch.Tensor, labels: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def __call__(
+        self, logits_LxBxV: torch.Tensor, labels: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
         target_BxL, mask_BxL, key_B = labels
         loss_LxB = tensor_parallel.vocab_parallel_cross_entropy(logits_LxBxV.float(), target_BxL.t().contiguous())
         loss_BxL = loss_LxB.t()

@@ -80,7 +80,12 @@ class Head(torch.nn.Module):
     def __init__(self, config: TransformerConfig, vocab_size: int):
         super().__init__()
         self.out = tensor_parallel.ColumnParallelLinear(
-            config.hidden_size, vocab_size, config=config, init_method=config.init_method, bias=False, gather_output=False
+            config.hidden_size,
+            vocab_size,
+            config=config,
+            init_method=config.init_method,
+            bias=False,
+            gather_output=False,
         )
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -119,7 +124,7 @@ def make_model(options: TrainerOptions, place: Place, vocab_size: int, loss_fn) 
     layers = [LayerSpec(Embed, config, padded, options.seq_length)]
     layers += [LayerSpec(Block, config, number + 1) for number in range(options.layers)]
     layers += [LayerSpec(FinalNorm, config), LayerSpec(Head, config, padded)]
-    return PipelineModule(
+    model = PipelineModule(
         layers,
         topology=place.topology,
         loss_fn=loss_fn,
@@ -130,3 +135,7 @@ def make_model(options: TrainerOptions, place: Place, vocab_size: int, loss_fn) 
         checkpointable_layers=["Block"],
         activation_checkpoint_interval=1 if options.recompute else 0,
     )
+    # Seeds were for the initial weights. In training DeepSpeed would seed every layer by a count of micro-batches that it keeps in
+    # no checkpoint; layout.seed_step does it instead.
+    model.seed_layers = False
+    return model

@@ -8,11 +8,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from ado_megatron.arguments import Parser
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
 
 
-def _option(default: Any, help: str, *, kind: type | None = None, low=None, above=None, high=None, choices=None, nargs=None):
+def _option(
+    default: Any, help: str, *, kind: type | None = None, low=None, above=None, high=None, choices=None, nargs=None
+):
     kind = type(default) if kind is None else kind
     metadata = dict(help=help, kind=kind, low=low, above=above, high=high, choices=choices, nargs=nargs)
     return field(default=default, metadata=metadata)
@@ -20,7 +23,7 @@ def _option(default: Any, help: str, *, kind: type | None = None, low=None, abov
 
 # What may differ between a run and its continuation: none of it decides a weight, a sample or a loss.
 FREE_ON_RESUME = frozenset(
-    "num_workers save_interval exit_interval eval_interval eval_samples run_dir resume num_processes master_port tensorboard "
+    "num_workers micro_batch save_interval exit_interval eval_interval eval_samples run_dir resume num_processes master_port tensorboard "
     "progress keep recompute data_cache".split()
 )
 
@@ -83,8 +86,12 @@ class TrainerOptions:
         self._check_model()
         self._check_data()
         ramp = self.rampup_batch_size
-        if ramp is not None and (min(ramp) < 1 or ramp[0] > self.global_batch or (self.global_batch - ramp[0]) % ramp[1]):
-            raise UserError(f"--rampup-batch-size {ramp[0]} {ramp[1]} {ramp[2]} does not reach --global-batch {self.global_batch} from {ramp[0]} in whole increments of {ramp[1]}")
+        if ramp is not None and (
+            min(ramp) < 1 or ramp[0] > self.global_batch or (self.global_batch - ramp[0]) % ramp[1]
+        ):
+            raise UserError(
+                f"--rampup-batch-size {ramp[0]} {ramp[1]} {ramp[2]} does not reach --global-batch {self.global_batch} from {ramp[0]} in whole increments of {ramp[1]}"
+            )
 
     def _check_model(self) -> None:
         if self.hidden % self.heads:
@@ -97,7 +104,15 @@ class TrainerOptions:
     def _check_data(self) -> None:
         if not self.run_dir:
             raise UserError("--run-dir is missing; name a directory for checkpoints and metrics")
-        sources = [flag for flag, value in (("--data", self.data), ("--data-path", self.data_path), ("--data-args-path", self.data_args_path)) if value]
+        sources = [
+            flag
+            for flag, value in (
+                ("--data", self.data),
+                ("--data-path", self.data_path),
+                ("--data-args-path", self.data_args_path),
+            )
+            if value
+        ]
         if len(sources) != 1:
             given = " and ".join(sources) if sources else "none of them"
             raise UserError(f"give exactly one of --data, --data-path and --data-args-path; {given} was given")
@@ -105,19 +120,36 @@ class TrainerOptions:
     def check_world(self, world_size: int) -> int:
         """Data-parallel size in a world of `world_size` processes. Raises UserError when the layout or a batch does not divide."""
         if world_size % (self.tp * self.pp):
-            raise UserError(f"{world_size} processes cannot be split into --tp {self.tp} × --pp {self.pp}; use a multiple of {self.tp * self.pp}")
+            raise UserError(
+                f"{world_size} processes cannot be split into --tp {self.tp} × --pp {self.pp}; use a multiple of {self.tp * self.pp}"
+            )
         dp = world_size // (self.tp * self.pp)
-        sizes = [self.global_batch] if self.rampup_batch_size is None else [*self.rampup_batch_size[:2], self.global_batch]
+        sizes = (
+            [self.global_batch] if self.rampup_batch_size is None else [*self.rampup_batch_size[:2], self.global_batch]
+        )
         for size in sizes:
             if size % (self.micro_batch * dp):
-                raise UserError(f"a step of {size} samples is not a multiple of --micro-batch {self.micro_batch} × {dp} data-parallel ranks")
+                raise UserError(
+                    f"a step of {size} samples is not a multiple of --micro-batch {self.micro_batch} × {dp} data-parallel ranks"
+                )
         return dp
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run, by option; JSON-able. Data is identified by its content elsewhere."""
-        skip = FREE_ON_RESUME | {"data", "data_path", "data_args_path", "valid_data_path", "valid_data_args_path", "tokenizer"}
+        skip = FREE_ON_RESUME | {
+            "data",
+            "data_path",
+            "data_args_path",
+            "valid_data_path",
+            "valid_data_args_path",
+            "tokenizer",
+        }
         values = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if name not in skip}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if name not in skip
+        }
 
 
 def _check(spec: dataclasses.Field, value: Any) -> None:
@@ -129,20 +161,17 @@ def _check(spec: dataclasses.Field, value: Any) -> None:
             raise UserError(f"{flag} must be finite, not {item}")
         if meta["choices"] is not None and item not in meta["choices"]:
             raise UserError(f"{flag} must be one of {', '.join(map(str, meta['choices']))}, not {item}")
-        for limit, wrong, words in (("low", lambda a, b: a < b, "at least"), ("above", lambda a, b: a <= b, "above"), ("high", lambda a, b: a > b, "at most")):
+        for limit, wrong, words in (
+            ("low", lambda a, b: a < b, "at least"),
+            ("above", lambda a, b: a <= b, "above"),
+            ("high", lambda a, b: a > b, "at most"),
+        ):
             if meta[limit] is not None and wrong(item, meta[limit]):
                 raise UserError(f"{flag} must be {words} {meta[limit]}, not {item}")
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse whose complaints are UserErrors: one sentence, exit code 2."""
-
-    def error(self, message: str):
-        raise UserError(f"{message}; `{self.prog} --help` lists the options")
-
-
 def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="ado-megatron pretrain", allow_abbrev=False,
         description="Pretrain a small GPT of megatron-core layers in a DeepSpeed pipeline on an adaptive data mixture.",
     )  # fmt: skip
@@ -152,7 +181,9 @@ def make_parser() -> argparse.ArgumentParser:
         if meta["kind"] is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=spec.default, help=help)
         else:
-            parser.add_argument(flag, type=meta["kind"], nargs=meta["nargs"], choices=None, default=spec.default, help=help)
+            parser.add_argument(
+                flag, type=meta["kind"], nargs=meta["nargs"], choices=None, default=spec.default, help=help
+            )
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     AdoConfig.add_arguments(parser)
     return parser
