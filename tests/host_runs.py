@@ -1,8 +1,7 @@
 """Real runs of unmodified hosts on a CPU, for the tests marked `host`.
 
 A checkout is the user's own: MEGATRON_LM_DIR (core_v0.16.1), MEGATRON_LM_MAIN_DIR (main d98e8a6), MEGATRON_DEEPSPEED_DIR
-(4efb479); MEGATRON_PYTHON is the interpreter that has the hosts' packages (default: this one). launch/README.md says how
-to get them.
+(4efb479). MEGATRON_PYTHON: the interpreter that has their packages (default: this one). See launch/README.md.
 """
 
 import dataclasses

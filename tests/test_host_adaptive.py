@@ -7,8 +7,32 @@ from host_runs import QUICK_ADO, Run, tail, train, write_domains
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
 
-TP, PP = "--tensor-model-parallel-size", "--pipeline-model-parallel-size"
-LAYOUTS = {"dp2": (2, []), "tp2": (2, [TP, 2]), "pp2": (2, [PP, 2]), "tp2_pp2": (4, [TP, 2, PP, 2])}
+TP, PP, CP = "--tensor-model-parallel-size", "--pipeline-model-parallel-size", "--context-parallel-size"
+# layout -> (ranks, options, ZeRO stage of the DeepSpeed hosts)
+LAYOUTS = {
+    "dp2": (2, [], 1),
+    "tp2": (2, [TP, 2], 1),
+    "pp2": (2, [PP, 2], 0),
+    "tp2_pp2": (4, [TP, 2, PP, 2], 0),
+    # Megatron-LM alone
+    "vpp2": (2, [PP, 2, "--num-layers-per-virtual-pipeline-stage", 1], 0),
+    "cp2": (2, [CP, 2], 0),
+    "cp2_tp2": (4, [CP, 2, TP, 2], 0),
+    "distributed_optimizer": (2, ["--use-distributed-optimizer", "--ckpt-format", "torch_dist"], 0),
+    "torch_dist_tp2": (2, [TP, 2, "--ckpt-format", "torch_dist"], 0),
+    # Megatron-DeepSpeed without a pipeline
+    "zero0": (2, [], 0),
+    "zero2": (2, [], 2),
+    "zero3": (2, [], 3),
+    "ulysses2": (2, ["--ds-sequence-parallel-size", 2], 1),
+}
+BASIC = ["dp2", "tp2", "pp2", "tp2_pp2"]
+LM_ONLY = ["vpp2", "cp2", "cp2_tp2", "distributed_optimizer", "torch_dist_tp2"]
+CASES = [
+    *[(host, layout) for host in ("lm", "lm_main") for layout in BASIC + LM_ONLY],
+    *[("deepspeed", layout) for layout in BASIC],
+    *[("deepspeed_flat", layout) for layout in ("dp2", "tp2", "zero0", "zero2", "zero3", "ulysses2")],
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +51,10 @@ def assert_measured(run: Run, first: int = 1) -> None:
         assert measured[step] == pytest.approx(float(printed[step][0]), abs=2e-6), f"step {step}"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("host", ["lm", "lm_main", "deepspeed", "deepspeed_flat"])
+@pytest.mark.parametrize(("host", "layout"), CASES)
 def test_layout_measures_draws_once_and_resumes(host, layout, place):
-    if host == "deepspeed_flat" and "pp2" in layout:
-        pytest.skip("--no-pipeline-parallel has no pipeline stages")
     directory, data = place
-    ranks, options = LAYOUTS[layout]
-    zero = {"dp2": 1, "tp2": 1}.get(layout, 0) if host.startswith("deepspeed") else 0
+    ranks, options, zero = LAYOUTS[layout]
     options = [*options, *QUICK_ADO, "--ado-audit", "--num-workers", 2]
 
     whole = train(host, directory / f"{host}_{layout}_whole", data, options, ranks=ranks, zero=zero)

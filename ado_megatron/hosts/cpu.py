@@ -41,6 +41,7 @@ def after_import(host: str) -> None:
         _contiguous_attention()
     else:
         _skip_fused_kernels()
+        _attend_across_ranks()
 
 
 # ---- Megatron-DeepSpeed
@@ -273,3 +274,53 @@ def _skip_fused_kernels():
     import megatron.legacy.fused_kernels as fused_kernels
 
     fused_kernels.load = lambda args: None
+
+
+def _attend_across_ranks():
+    """Context parallelism without Transformer Engine: local attention refuses it, so keys and values are gathered.
+
+    Each rank holds chunks r and 2n−1−r of the sequence (n ranks), as Megatron cuts it for causal masks.
+    """
+    import torch
+    from megatron.core.transformer import dot_product_attention as module
+
+    stock = module.DotProductAttention
+
+    class Attention(torch.nn.Module):
+        """Causal attention over all context-parallel ranks; queries, keys and values are [s/n, b, heads, d]."""
+
+        def __init__(self, config, *args, **kwargs):
+            super().__init__()
+            from megatron.core import parallel_state
+
+            self.config, self.group = config, parallel_state.get_context_parallel_group()
+
+        def forward(self, query, key, value, *args, **kwargs):
+            from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region as gather
+
+            n, chunk = self.group.size(), query.shape[0] // 2
+
+            def positions(rank):
+                ends = (rank, 2 * n - 1 - rank)
+                return torch.cat([torch.arange(end * chunk, (end + 1) * chunk) for end in ends])
+
+            mine = positions(self.group.rank())
+            everyone = torch.cat([positions(rank) for rank in range(n)])
+            key, value = gather(key.contiguous(), group=self.group), gather(value.contiguous(), group=self.group)
+            score = torch.einsum("qbhd,kbhd->bhqk", query, key) / query.shape[-1] ** 0.5
+            weight = score.masked_fill(everyone[None, :] > mine[:, None], float("-inf")).softmax(-1)
+            context = torch.einsum("bhqk,kbhd->qbhd", weight, value)
+            return context.reshape(*query.shape[:2], -1)
+
+    def choose(config, *args, **kwargs):
+        return (Attention if config.context_parallel_size > 1 else stock)(config, *args, **kwargs)
+
+    for name in ("models.gpt.gpt_layer_specs", "models.backends"):
+        user = importlib.import_module(f"megatron.core.{name}")
+        if hasattr(user, "DotProductAttention"):
+            user.DotProductAttention = _class_that(choose, stock)
+
+
+def _class_that(choose, stock):
+    """A subclass of `stock` (specs want a class) whose construction is `choose`."""
+    return type(stock.__name__, (stock,), {"__new__": staticmethod(lambda cls, *a, **k: choose(*a, **k))})
