@@ -42,7 +42,8 @@ def standard_errors(problem: Problem, theta_Kx3) -> tuple[np.ndarray, np.ndarray
     last_K = np.where(w > 0, x, -np.inf).max(-1, initial=-np.inf)
     last_K = np.where(np.isfinite(last_K), last_K, 0.0)
     # log speed = log α + a − (α + 1) log n
-    slope = np.stack([np.ones_like(last_K), np.zeros_like(last_K), 1.0 / np.maximum(theta_Kx3[:, 2], 1e-3) - last_K], -1)
+    one = np.ones_like(last_K)
+    slope = np.stack([one, 0.0 * one, 1.0 / np.maximum(theta_Kx3[:, 2], 1e-3) - last_K], -1)
     speed_K = np.sqrt(np.maximum(np.einsum("ki,kij,kj->k", slope, covariance, slope), 0.0))
     return errors_Kx3, speed_K, rms_K
 

@@ -5,10 +5,12 @@ Legend: K domains, T points, S thinned points, G starts of a domain, 3 = (log β
 
 import numpy as np
 
-from ado_megatron.law_solver import Problem, cost, minimise
+from ado_megatron.law_solver import Problem, centre, cost, minimise, predict
 
 _ALPHAS = (0.002, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.2, 1.8)
 _EPSILON_SHARES = (0.05, 0.3, 0.5, 0.65, 0.8, 0.9, 0.96, 0.99)
+_MOVES = (0.03, 0.12, 0.4)  # of α, relative
+_SAME = 0.003  # candidates this close in log ε and α are one
 _FLAT_LOG_BETA = -30.0  # a law whose power term is nothing: constant, or rising, losses
 
 
@@ -58,13 +60,46 @@ def starts(problem: Problem, keep: int, points=64) -> np.ndarray:
     tiled = small.rows(row_N)
     theta_Nx3 = tiled.inside(theta_KxGx3.reshape(-1, 3))
     value_KxG = cost(tiled, theta_Nx3).reshape(num, size)
-    # of each α the best ε, and the flat law
-    per_alpha = value_KxG[:, :-1].reshape(num, len(_ALPHAS), -1)
-    best = per_alpha.argmin(-1) + np.arange(len(_ALPHAS)) * per_alpha.shape[-1]
-    chosen = np.concatenate([best, np.full((num, 1), size - 1)], -1)
+    chosen = _profile_minima(value_KxG[:, :-1].reshape(num, len(_ALPHAS), -1), size - 1)
     theta_KxMx3 = np.take_along_axis(theta_Nx3.reshape(num, size, 3), chosen[..., None], 1)
     rows = small.rows(np.repeat(np.arange(num), chosen.shape[1]))
-    theta_Nx3, f_N = minimise(rows, theta_KxMx3.reshape(-1, 3), iterations=15, tolerance=1e-6)
-    theta_KxMx3, f_KxM = theta_Nx3.reshape(num, -1, 3), f_N.reshape(num, -1)
-    order = np.argsort(np.where(np.isfinite(f_KxM), f_KxM, np.inf), axis=-1, kind="stable")[:, :keep]
+    theta_Nx3, f_N = minimise(rows, theta_KxMx3.reshape(-1, 3), iterations=12, tolerance=1e-6)
+    theta_KxMx3 = distinct(theta_Nx3.reshape(num, -1, 3), f_N.reshape(num, -1), keep - 1)
+    return np.concatenate([theta_KxMx3, theta_KxGx3[:, -1:]], 1)  # the flat law is tried on all points, always
+
+
+def _profile_minima(value_KxAxE, flat):
+    """Of each α the best ε, of each ε the best α, and the flat law: indices into the grid."""
+    num, alphas, epsilons = value_KxAxE.shape
+    per_alpha = value_KxAxE.argmin(2) + np.arange(alphas) * epsilons
+    per_epsilon = value_KxAxE.argmin(1) * epsilons + np.arange(epsilons)
+    return np.concatenate([per_alpha, per_epsilon, np.full((num, 1), flat)], -1)
+
+
+def lowest(theta_KxMx3, f_KxM) -> np.ndarray:
+    """The candidate with the least F of every problem, theta_Kx3."""
+    return np.take_along_axis(theta_KxMx3, f_KxM.argmin(-1)[:, None, None], 1)[:, 0]
+
+
+def valley(problem: Problem, theta_Kx3) -> np.ndarray:
+    """Points along the floor of the valley through theta: α is moved, level and slope at the centre stay, theta_KxMx3."""
+    moves_M = np.concatenate([_MOVES, -np.array(_MOVES)])
+    alpha_KxM = theta_Kx3[:, 2:] + moves_M * np.maximum(theta_Kx3[:, 2:], 0.05)
+    if np.isinf(problem.slope):
+        alpha_KxM = np.clip(alpha_KxM, problem.lower_Nx3[:, 2:], problem.upper_Nx3[:, 2:])
+    centre_Kx1 = centre(problem)[:, None]
+    p, s = predict(theta_Kx3, centre_Kx1)
+    new_s = np.clip(theta_Kx3[:, 2:] * s / np.where(alpha_KxM == 0, 1.0, alpha_KxM), 1e-12, 1 - 1e-6)
+    return np.stack([p + np.log(new_s) + alpha_KxM * centre_Kx1, p + np.log1p(-new_s), alpha_KxM], -1)
+
+
+def distinct(theta_KxMx3, f_KxM, keep: int):
+    """The `keep` lowest of M candidates of every problem, those in one and the same place counted once."""
+    f_KxM = np.where(np.isfinite(f_KxM), f_KxM, np.inf)
+    order = np.argsort(f_KxM, axis=-1, kind="stable")
+    theta_KxMx3 = np.take_along_axis(theta_KxMx3, order[..., None], 1)
+    gap = np.abs(theta_KxMx3[:, :, None, 1:] - theta_KxMx3[:, None, :, 1:]).max(-1)
+    earlier = np.tri(gap.shape[1], k=-1, dtype=bool)
+    same_KxM = ((gap < _SAME) & earlier).any(-1)
+    order = np.argsort(same_KxM, axis=-1, kind="stable")[:, :keep]
     return np.take_along_axis(theta_KxMx3, order[..., None], 1)

@@ -22,10 +22,12 @@ import numpy as np
 
 from ado_megatron.config import AdoConfig
 from ado_megatron.law_error import standard_errors
-from ado_megatron.law_solver import Problem, minimise
-from ado_megatron.law_starts import starts
+from ado_megatron.law_solver import Problem, cost, minimise
+from ado_megatron.law_starts import distinct, lowest, starts, valley
 
-_CHUNK = 400_000  # numbers of a work array: problems are solved in groups that stay in the cache
+_CHUNK = 100_000  # points of the problems that are solved together, so that work arrays stay in the cache
+_FAR = 1.0
+_WORK = 1_000_000  # points times starts of a group: small problems can afford more starts
 
 
 @dataclass(frozen=True)
@@ -112,23 +114,40 @@ def fit_laws(n_T, loss_TxK, config: AdoConfig | None = None, *, weight_TxK=None)
     num = len(present_KxT)
     theta_Kx3, f_K = np.full((num, 3), np.nan), np.full(num, np.nan)
     some = np.flatnonzero(present_KxT.any(-1))
-    group = max(_CHUNK // max(present_KxT.shape[1], 1) // 4, 1)
+    group = max(_CHUNK // max(present_KxT.shape[1], 1), 1)
     for first in range(0, some.size, group):
         index = some[first : first + group]
         theta_Kx3[index], f_K[index] = solve(problem.rows(index))
     return _laws(config, problem, present_KxT, theta_Kx3, f_K)
 
 
-def solve(problem: Problem, keep=4) -> tuple[np.ndarray, np.ndarray]:
-    """The minimiser and the minimum of every problem: theta_Kx3, F_K."""
-    num = len(problem.y_NxT)
-    theta_KxMx3 = starts(problem, keep)
-    kept = theta_KxMx3.shape[1]
-    theta_Nx3, f_N = minimise(problem.rows(np.repeat(np.arange(num), kept)), theta_KxMx3.reshape(-1, 3))
-    f_KxM = np.where(np.isfinite(f_N), f_N, np.inf).reshape(num, kept)
-    best_K = f_KxM.argmin(-1)
-    row_K = np.arange(num)
-    return theta_Nx3.reshape(num, kept, 3)[row_K, best_K], f_KxM[row_K, best_K]
+def solve(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """The minimiser and the minimum of every problem: theta_Kx3, F_K.
+
+    Many starts on a thinned history; those that lead take a few steps on all points; the best go on to convergence,
+    and so do points along the valley of the best one, where a small δ leaves minima close to one another.
+    """
+    num, points = problem.y_NxT.shape
+    room = _WORK // (num * points)
+    theta_KxMx3 = starts(problem, int(np.clip(room, 10, 64)))
+    theta_KxMx3, f_KxM = _descend(problem, theta_KxMx3, iterations=6)
+    theta_KxMx3 = distinct(theta_KxMx3, f_KxM, int(np.clip(room // 2, 6, 32)))
+    theta_KxMx3, f_KxM = _descend(problem, theta_KxMx3, iterations=80)
+    near_KxMx3, near_KxM = _descend(problem, valley(problem, lowest(theta_KxMx3, f_KxM)), iterations=40)
+    theta_KxMx3, f_KxM = np.concatenate([theta_KxMx3, near_KxMx3], 1), np.concatenate([f_KxM, near_KxM], 1)
+    return lowest(theta_KxMx3, f_KxM), f_KxM.min(-1)
+
+
+def _descend(problem, theta_KxMx3, iterations):
+    """`minimise` from M starts of every problem; a start far above the best one (by _FAR of it) stays where it is."""
+    num, size = theta_KxMx3.shape[:2]
+    rows = problem.rows(np.repeat(np.arange(num), size))
+    theta_Nx3 = rows.inside(theta_KxMx3.reshape(-1, 3))
+    f_N = cost(rows, theta_Nx3)
+    f_N = np.where(np.isfinite(f_N), f_N, np.inf)
+    near_N = np.flatnonzero(f_N <= np.repeat(f_N.reshape(num, size).min(-1) * (1 + _FAR), size))
+    theta_Nx3[near_N], f_N[near_N] = minimise(rows.rows(near_N), theta_Nx3[near_N], iterations)
+    return theta_Nx3.reshape(num, size, 3), np.where(np.isfinite(f_N), f_N, np.inf).reshape(num, size)
 
 
 def _problem(n_T, loss_TxK, weight_TxK, config):
