@@ -105,7 +105,8 @@ def _altered_row(rank, path):
 
     run.mixer.schedule.publish = altered
     first = run.mixer.schedule.planned
-    with pytest.raises(RanksDisagree, match=f"rank 1: the mixture differs from that of rank 0 from block {first + 3} on"):
+    words = f"rank 1: the mixture differs from that of rank 0 from block {first + 3} on"
+    with pytest.raises(RanksDisagree, match=words):
         run.train(30)
     assert run.step == 20  # at the publication, before a batch of those rows
 
