@@ -40,14 +40,14 @@ setup(
         "tensorboard>=2.16,<3",
     ],
     extras_require={
-        "report": ["matplotlib>=3.8,<3.12"],
+        "report": ["matplotlib>=3.10,<3.12"],
         "tokenizers": ["tokenizers>=0.20.3,<0.24"],
         "test": [
             "pytest>=8,<10",
             "pytest-timeout>=2.3,<3",
             "hypothesis>=6.100,<7",
             "ruff>=0.6,<0.18",
-            "matplotlib>=3.8,<3.12",
+            "matplotlib>=3.10,<3.12",
         ],
     },
     entry_points={"console_scripts": ["ado-megatron = ado_megatron.cli:main"]},

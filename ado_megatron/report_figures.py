@@ -4,6 +4,7 @@ Legend: K domains, S logging intervals, R refits.
 """
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from PIL import Image
 
 from ado_megatron.report_data import Run, law_loss, law_speed
 
@@ -252,5 +254,8 @@ def overview(run: Run, other: Run | None) -> Figure:
 
 
 def save_overview(run: Run, other: Run | None, path: Path) -> None:
+    """The overview as a PNG of 200 colours: half the size, and no eye sees the difference."""
+    drawn = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        overview(run, other).savefig(path, dpi=100)
+        overview(run, other).savefig(drawn, dpi=100)
+    Image.open(drawn).convert("RGB").quantize(200, dither=Image.Dither.NONE).save(path, optimize=True)

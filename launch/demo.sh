@@ -5,7 +5,7 @@
 #   bash launch/demo.sh --fresh   forgets the runs of before (not the data)
 #
 #   ADO_DEMO=DIR     where data and runs go (default: demo/ in the clone)
-#   ADO_STEPS=N      training steps of each run (default: 600)
+#   ADO_STEPS=N      training steps of each run (default: 800)
 #   ADO_PROCESSES=N  processes (default: 2)
 #   ADO_VENV, PYTHON see launch/venv.sh
 set -euo pipefail
@@ -24,11 +24,14 @@ mkdir -p "$demo"
 say "1/4 data: eight domains of text that is on this machine -> $demo/data"
 ado prepare --demo --out "$demo/data" --reuse
 
+# Remarks of the libraries on what they would use on a GPU; errors are shown whatever this says.
+export PYTHONWARNINGS=ignore::UserWarning,ignore::FutureWarning,ignore::DeprecationWarning
+
 train() { # run directory, policy
     ado pretrain --data "$demo/data" --run-dir "$demo/$1" --resume --num-processes "${ADO_PROCESSES:-2}" \
-        --steps "${ADO_STEPS:-600}" --layers 2 --hidden 96 --heads 4 --seq-length 64 --micro-batch 16 --global-batch 32 \
-        --lr 2e-3 --lr-warmup-steps 30 --eval-interval 150 --eval-samples 48 --save-interval 300 --num-workers 1 \
-        --ado-policy "$2" --ado-start-step 150 --ado-ignore-steps 40 --ado-refit-interval 50 --ado-log-interval 5
+        --steps "${ADO_STEPS:-800}" --layers 2 --hidden 96 --heads 4 --seq-length 64 --micro-batch 16 --global-batch 32 \
+        --lr 2e-3 --lr-warmup-steps 30 --eval-interval 200 --eval-samples 48 --save-interval 400 --num-workers 1 \
+        --ado-policy "$2" --ado-start-step 150 --ado-ignore-steps 40 --ado-refit-interval 50 --ado-fit-lag 20 --ado-log-interval 5
 }
 say "2/4 adaptive run: the mixture follows the losses -> $demo/adaptive"
 train adaptive ado

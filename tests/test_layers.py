@@ -29,6 +29,7 @@ FOREIGN = {
     "apex": {"trainer"},
     "transformers": {"hosts"},
     "matplotlib": {"report", "report_figures", "report_html"},
+    "PIL": {"report_figures"},  # matplotlib brings it
     "tensorboard": {"trainer"},
     "tqdm": {"prepare", "trainer"},
     "sentencepiece": {"tokenizer", "trainer"},
