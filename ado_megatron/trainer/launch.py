@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 from ado_megatron.errors import UserError
 from ado_megatron.trainer.mixture import check_mixture
@@ -113,6 +114,9 @@ def _rank(argv: list[str]) -> int:
     """Train on this rank. Bad input that only shows here: rank zero says it, the launcher stops the others."""
     _follow_parents()
     options, config = parse(argv)
+    # Remarks of the libraries about each other, once a rank and import; nothing a user could act on.
+    for module in ("megatron", "deepspeed", "torch.distributed"):
+        warnings.filterwarnings("ignore", module=module)
     try:
         from ado_megatron.trainer import layout, loop
 

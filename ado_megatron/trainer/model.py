@@ -7,6 +7,7 @@ One activation of shape [L tokens, B samples, hidden] passes between layers; the
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 
 import torch
@@ -124,17 +125,18 @@ def make_model(options: TrainerOptions, place: Place, vocab_size: int, loss_fn) 
     layers = [LayerSpec(Embed, config, padded, options.seq_length)]
     layers += [LayerSpec(Block, config, number + 1) for number in range(options.layers)]
     layers += [LayerSpec(FinalNorm, config), LayerSpec(Head, config, padded)]
-    model = PipelineModule(
-        layers,
-        topology=place.topology,
-        loss_fn=loss_fn,
-        seed_layers=True,
-        seed_fn=torch.manual_seed,
-        base_seed=options.seed,
-        partition_method="type:Block",
-        checkpointable_layers=["Block"],
-        activation_checkpoint_interval=1 if options.recompute else 0,
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its layers
+        model = PipelineModule(
+            layers,
+            topology=place.topology,
+            loss_fn=loss_fn,
+            seed_layers=True,
+            seed_fn=torch.manual_seed,
+            base_seed=options.seed,
+            partition_method="type:Block",
+            checkpointable_layers=["Block"],
+            activation_checkpoint_interval=1 if options.recompute else 0,
+        )
     # Seeds were for the initial weights. In training DeepSpeed would seed every layer by a count of micro-batches that it keeps in
     # no checkpoint; layout.seed_step does it instead.
     model.seed_layers = False
