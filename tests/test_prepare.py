@@ -302,6 +302,18 @@ def test_the_demo_catalogue_has_eight_kinds_with_natural_shares():
         assert [text for text, _ in source] == documents
 
 
+def test_the_demo_command_writes_eight_domains_of_natural_shares(tmp_path):
+    assert cli.main(["prepare", "--demo", "--out", str(tmp_path / "demo"), "--workers", "2"]) == 0
+    manifest = json.loads((tmp_path / "demo" / "manifest.json").read_text())
+    assert len(manifest["domains"]) >= 8 and manifest["vocab_size"] == 2048
+    tokens = np.array([domain["tokens"] for domain in manifest["domains"]])
+    shares = tokens / tokens.sum()
+    assert 0.4 < shares.max() < 0.6 and 0.003 < shares.min() < 0.015
+    for domain in manifest["domains"]:
+        assert domain["valid_tokens"] > 500 and domain["tokens"] > 10 * 64
+        assert (tmp_path / "demo" / f"{domain['prefix']}.bin").stat().st_size == 2 * domain["tokens"]
+
+
 def test_too_little_text_for_the_demo_is_said(monkeypatch):
     monkeypatch.setattr(corpora, "CATALOGUE", {"arithmetic": corpora.CATALOGUE["arithmetic"]})
     monkeypatch.setattr(corpora, "SUBSTITUTES", {})
