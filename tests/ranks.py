@@ -7,7 +7,8 @@
 
     assert run_ranks(sums, 2, 10) == [10, 10]
 
-Rendezvous is through a file, so no port is guessed and any number of tests can run side by side. Import it in a test as `from ranks import run_ranks`.
+Rendezvous is through a file, so no port is guessed and any number of tests can run side by side. Import it in a test
+as `from ranks import run_ranks`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ class RankFailed(AssertionError):
 def run_ranks(fn: Callable, n: int, *args, method: str = "fork", timeout: float = 240.0) -> list:
     """Results of `fn(rank, *args)` on ranks 0 … n-1, each a process with an initialised gloo group.
 
-    `method`: "fork" keeps what the test has imported and needs nothing to be picklable but the results; "spawn" starts from a fresh interpreter.
-    Raises RankFailed with the earliest traceback when a rank raises, with the exit code when one dies, and when `timeout` seconds have passed. All ranks are stopped then.
+    `method`: "fork" keeps what the test has imported and needs nothing to be picklable but the results; "spawn" starts
+    from a fresh interpreter. Raises RankFailed with the earliest traceback when a rank raises, with the exit code when
+    one dies, and when `timeout` seconds have passed. All ranks are stopped then.
     """
     context = mp.get_context(method)
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:

@@ -1,5 +1,6 @@
 """`ado-megatron pretrain` under the real deepspeed launcher: results, exit codes, and nobody left behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -20,14 +21,17 @@ def command(run, data, *extra: str) -> list[str]:
     flags = {name: value for name, value in SMALL.items() if not isinstance(value, bool)}
     flags |= {f"ado_{name}": value for name, value in ADO.items()}
     words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
-    return [sys.executable, "-m", "ado_megatron.cli", "pretrain", "--run-dir", str(run), "--data", str(data), *words, *extra]
+    pretrain = [sys.executable, "-m", "ado_megatron.cli", "pretrain"]
+    return [*pretrain, "--run-dir", str(run), "--data", str(data), *words, *extra]
 
 
 def start(*arguments, **options) -> subprocess.Popen:
-    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return subprocess.Popen(
-        command(*arguments), env=environment | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )  # fmt: skip
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    }
+    environment["OMP_NUM_THREADS"] = "1"
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command(*arguments), env=environment, **pipes, **options)
 
 
 def left_over(run) -> list[int]:
@@ -45,7 +49,9 @@ def wait_until(condition, seconds: float) -> bool:
 def test_a_stopped_and_resumed_run_is_audited_and_equals_one_process(tmp_path):
     data, run = write_data(tmp_path / "data"), tmp_path / "run"
     for extra in (["--exit-interval", "5"], ["--resume", "--num-workers", "1"]):
-        process = start(run, data, "--num-processes", "2", "--ado-audit", "--ado-log-interval", "1", "--no-progress", *extra)
+        process = start(
+            run, data, "--num-processes", "2", "--ado-audit", "--ado-log-interval", "1", "--no-progress", *extra
+        )
         output, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
     assert "optimizer: torch AdamW" in output and "resumed after step 5" in output
@@ -67,7 +73,7 @@ def test_bad_input_that_only_a_rank_finds_is_one_sentence_and_exit_code_2(tmp_pa
     from ado_megatron.trainer.validation import check_data, run_identity
 
     options, config = parse(command(*arguments)[4:])
-    (run / "config.json").write_text(__import__("json").dumps(run_identity(options, config, check_data(options), 2)))
+    (run / "config.json").write_text(json.dumps(run_identity(options, config, check_data(options), 2)))
     (run / "checkpoints" / "latest").write_text("step_3\n")
     process = start(*arguments)
     _, errors = process.communicate(timeout=240)
@@ -80,15 +86,35 @@ def test_bad_input_that_only_a_rank_finds_is_one_sentence_and_exit_code_2(tmp_pa
 @pytest.mark.parametrize("victim", ["a rank", "the launcher", "the parent", "asked to stop"])
 def test_whoever_dies_nobody_is_left_and_the_exit_code_says_so(victim, tmp_path):
     data, run = write_data(tmp_path / "data"), tmp_path / "run"
-    process = start(run, data, "--num-processes", "2", "--steps", "100000", "--lr-decay", "constant", "--no-progress", "--save-interval", "10")
+    process = start(
+        run,
+        data,
+        "--num-processes",
+        "2",
+        "--steps",
+        "100000",
+        "--lr-decay",
+        "constant",
+        "--no-progress",
+        "--save-interval",
+        "10",
+    )
     assert wait_until((run / "checkpoints" / "latest").exists, 120)
     family = psutil.Process(process.pid).children(recursive=True)
-    ranks = [p for p in family if "ado_megatron.trainer.launch" in p.cmdline() and "deepspeed.launcher.launch" not in p.cmdline() and "deepspeed.launcher.runner" not in p.cmdline()]
+    ranks = [
+        p
+        for p in family
+        if "ado_megatron.trainer.launch" in p.cmdline()
+        and "deepspeed.launcher.launch" not in p.cmdline()
+        and "deepspeed.launcher.runner" not in p.cmdline()
+    ]
     launcher = next(p for p in family if "deepspeed.launcher.launch" in p.cmdline())
     if victim == "asked to stop":
         process.terminate()
     else:
-        os.kill({"a rank": ranks[-1].pid, "the launcher": launcher.pid, "the parent": process.pid}[victim], signal.SIGKILL)
+        os.kill(
+            {"a rank": ranks[-1].pid, "the launcher": launcher.pid, "the parent": process.pid}[victim], signal.SIGKILL
+        )
     assert wait_until(lambda: process.poll() is not None, 60)
     assert wait_until(lambda: left_over(run) == [], 30), left_over(run)
     assert process.returncode == {"the parent": -9, "asked to stop": 143}.get(victim, process.returncode) != 0

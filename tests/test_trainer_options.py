@@ -17,7 +17,8 @@ def options(**changes) -> TrainerOptions:
 
 def test_a_command_line_gives_both_configs():
     ours, ado = parse(
-        "--run-dir r --data-path 0.5 a 0.5 b --tp 2 --bf16 --rampup-batch-size 8 8 64 --no-progress --ado-policy static".split()
+        "--run-dir r --data-path 0.5 a 0.5 b --tp 2 --bf16 --rampup-batch-size 8 8 64 --no-progress --ado-policy "
+        "static".split()
     )
     assert (ours.data_path, ours.tp, ours.bf16, ours.progress) == (("0.5", "a", "0.5", "b"), 2, True, False)
     assert ours.rampup_batch_size == (8, 8, 64)

@@ -1,4 +1,4 @@
-"""Bad input of `ado-megatron pretrain`: one sentence, exit code 2, no traceback, nothing written, no process started."""
+"""Bad input of `ado-megatron pretrain`: one sentence, exit code 2, nothing written, nothing started."""
 
 import json
 import os

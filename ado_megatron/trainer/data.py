@@ -1,7 +1,8 @@
 """Batches: megatron-core GPTDatasets of one epoch each, mixed by the adaptive blend, cut for a data-parallel rank.
 
-Every rank of the first and the last pipeline stage reads for itself; both draw the same samples, since the stream is a function of the
-sample index. A batch is `(tokens_BxL, (targets_BxL, mask_BxL, key_B))`, the form of DeepSpeed's pipeline.
+Every rank of the first and the last pipeline stage reads for itself; both draw the same samples, since the stream is a
+function of the sample index. A batch is `(tokens_BxL, (targets_BxL, mask_BxL, key_B))`, the form of DeepSpeed's
+pipeline.
 
 Legend: B samples of a micro-batch, L tokens, C columns (prefixes), K domains.
 """
@@ -30,7 +31,8 @@ PREFETCH_FACTOR = 2
 
 
 class _TokenizerFacts:
-    """What GPTDataset asks a tokenizer for; the tokens are in the files already. No document mask is used, so neither is `eod`."""
+    """What GPTDataset asks a tokenizer for; the tokens are in the files already. No document mask is used, so neither
+    is `eod`."""
 
     def __init__(self, vocab_size: int):
         self.vocab_size, self.eod, self.pad = vocab_size, 0, -1
@@ -65,13 +67,15 @@ def build_datasets(
         datasets.append(GPTDataset(documents, prefix.path, chosen, None, split, config))
         if len(datasets[-1]) != prefix.samples(options.seq_length):
             raise RuntimeError(
-                f"{prefix.path}: megatron-core makes {len(datasets[-1])} samples, not {prefix.samples(options.seq_length)}"
+                f"{prefix.path}: megatron-core makes {len(datasets[-1])} samples, not "
+                f"{prefix.samples(options.seq_length)}"
             )
     return datasets
 
 
 def build_train(data: DataSpec, options: TrainerOptions, place: Place) -> list[GPTDataset] | None:
-    """The train datasets on ranks that read, None elsewhere. Collective: rank zero builds the indices, then the others read them."""
+    """The train datasets on ranks that read, None elsewhere. Collective: rank zero builds the indices, then the others
+    read them."""
     datasets = None
     if place.rank == 0:
         datasets = build_datasets(data.train_C, Split.train, options, data.vocab_size)
@@ -106,7 +110,8 @@ def _one_thread(_: int) -> None:
 
 
 class Feed:
-    """The iterator that the engine pulls micro-batches from. `step` is set by the loop; a draw log hears of a batch when it is used."""
+    """The iterator that the engine pulls micro-batches from. `step` is set by the loop; a draw log hears of a batch
+    when it is used."""
 
     def __init__(self, loader: torch.utils.data.DataLoader, draw_log: DrawLog | None):
         self._batches = iter(loader)
@@ -154,7 +159,8 @@ def make_feed(
 
 
 class Validation:
-    """The first `eval_samples` samples of each validation prefix, in micro-batches of equal shape on every data-parallel rank."""
+    """The first `eval_samples` samples of each validation prefix, in micro-batches of equal shape on every
+    data-parallel rank."""
 
     def __init__(self, data: DataSpec, domain_of_C: np.ndarray, options: TrainerOptions, place: Place):
         """Collective: rank zero builds the indices first."""
@@ -174,7 +180,8 @@ class Validation:
         self.micro_batches = -(-len(self._samples) // (self._micro * place.dp))
 
     def batches(self) -> Iterator:
-        """`micro_batches` micro-batches; padding repeats a sample under a zero mask. The key's place holds the domain."""
+        """`micro_batches` micro-batches; padding repeats a sample under a zero mask. The key's place holds the
+        domain."""
         for number in range(self.micro_batches):
             first = (number * self._place.dp + self._place.dp_rank) * self._micro
             rows = [self._row(at) for at in range(first, first + self._micro)]

@@ -1,4 +1,5 @@
-"""`ado-megatron pretrain`: checks the input, then starts the `deepspeed` launcher on this machine; under a launcher, trains.
+"""`ado-megatron pretrain`: checks the input, then starts the `deepspeed` launcher on this machine; under a launcher,
+trains.
 
     ado-megatron pretrain …                       parent: checks, a free port, then
       python -m deepspeed.launcher.runner …       the launcher
@@ -28,7 +29,8 @@ _PARENT = "ADO_MEGATRON_PARENT"  # process id of `ado-megatron pretrain`, for it
 
 
 def main(argv: list[str]) -> int:
-    """Exit code of the run: 0, 2 for bad input, otherwise the first failing rank's. Raises UserError before anything is started."""
+    """Exit code of the run: 0, 2 for bad input, otherwise the first failing rank's. Raises UserError before anything
+    is started."""
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return _rank(argv)
     options, config = parse(argv)
@@ -55,14 +57,16 @@ def _num_processes(options: TrainerOptions) -> int:
 
 
 def _free_port() -> int:
-    """A port that nobody listens on now. The launcher's first rank binds it a few seconds later, so a race is possible but unlikely."""
+    """A port that nobody listens on now. The launcher's first rank binds it a few seconds later, so a race is possible
+    but unlikely."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def _start(processes: int, port: int, argv: list[str]) -> int:
-    """Run the launcher in a session of its own, so that all of it can be stopped; its exit code, or 128 + the signal that stopped us."""
+    """Run the launcher in a session of its own, so that all of it can be stopped; its exit code, or 128 + the signal
+    that stopped us."""
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--hostfile", os.devnull]
     command += ["--num_gpus", str(processes), "--master_port", str(port), "--no_local_rank", "--module"]
     command += ["ado_megatron.trainer.launch", *argv]

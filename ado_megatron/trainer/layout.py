@@ -1,6 +1,7 @@
 """Process groups of DeepSpeed and megatron-core that agree, and random states that need no checkpoint.
 
-Both libraries order ranks alike: pipeline stage outermost, data-parallel rank in the middle, tensor-parallel rank innermost.
+Both libraries order ranks alike: pipeline stage outermost, data-parallel rank in the middle, tensor-parallel rank
+innermost.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _MODEL_PARALLEL_STREAM = (
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process stands. contributes: whether its losses belong in the world's sum; reads: whether it needs batches."""
+    """Where this process stands. contributes: whether its losses belong in the world's sum; reads: whether it needs
+    batches."""
 
     rank: int
     world_size: int
@@ -56,7 +58,8 @@ def set_up(options: TrainerOptions) -> Place:
 
     Raises UserError when the world cannot be split as the options ask.
     """
-    # An operator for inference that DeepSpeed would otherwise compile during the first start (one to two minutes on a CPU).
+    # An operator for inference that DeepSpeed would otherwise compile during the first start (one to two minutes on a
+    # CPU).
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     accelerator = get_accelerator()
     accelerator.set_device(int(os.environ.get("LOCAL_RANK", 0)))  # before any group, which binds to the current device
@@ -83,7 +86,8 @@ def set_up(options: TrainerOptions) -> Place:
 
 
 def seed_step(options: TrainerOptions, place: Place, step: int) -> None:
-    """Random states of a step as a function of (seed, step, place): a resumed run drops the same units as an unbroken one."""
+    """Random states of a step as a function of (seed, step, place): a resumed run drops the same units as an unbroken
+    one."""
     seed = (options.seed * 1_000_003 + step) * 4099 + place.pp_rank * 64 + place.dp_rank * 8191
     get_accelerator().manual_seed(seed % 2**63)
     tracker = checkpointing.get_cuda_rng_tracker()

@@ -29,7 +29,8 @@ from ado_megatron.trainer.validation import DataSpec, check_data, check_run_dir,
 
 @dataclass
 class Outcome:
-    """What a rank knows after training: engine losses and gradient norms by step, validation losses, and where it stopped."""
+    """What a rank knows after training: engine losses and gradient norms by step, validation losses, and where it
+    stopped."""
 
     first_step: int
     last_step: int = 0
@@ -39,7 +40,8 @@ class Outcome:
 
 
 class Trainer:
-    """One rank's engine, mixer and batches. `record`: keep every step's loss and gradient norm (costs a device sync a step)."""
+    """One rank's engine, mixer and batches. `record`: keep every step's loss and gradient norm (costs a device sync a
+    step)."""
 
     def __init__(self, options: TrainerOptions, config: AdoConfig, *, record: bool = False):
         self.options, self.config, self.record = options, config, record
@@ -73,8 +75,8 @@ class Trainer:
     def _make_mixer(self, domains: Domains) -> None:
         options = self.options
         self.mixer = Mixer(
-            self.config, domains, total_samples=self.plan.total_samples, block_size=options.global_batch, world=self.world,
-            run_dir=self.run, num_workers=options.num_workers, prefetch_factor=PREFETCH_FACTOR,
+            self.config, domains, total_samples=self.plan.total_samples, block_size=options.global_batch,
+            world=self.world, run_dir=self.run, num_workers=options.num_workers, prefetch_factor=PREFETCH_FACTOR,
             micro_batch=options.micro_batch, dp=self.place.dp, log=self.say,
         )  # fmt: skip
         self.site.on_train = self._measure
@@ -143,7 +145,8 @@ class Trainer:
         return float("nan") if norm is None else float(norm)
 
     def _validate(self, done: int) -> np.ndarray:
-        """Mean token loss of each domain (nan where there is none); the engine's own mean is not used, its padding counts."""
+        """Mean token loss of each domain (nan where there is none); the engine's own mean is not used, its padding
+        counts."""
         batches = self.validation.batches() if self.place.reads else None
         self.engine.eval_batch(batches, num_micro_batches=self.validation.micro_batches, bcast_loss=False)
         sums_Kx2 = self.site.take_valid().to(self.place.device)
@@ -167,7 +170,8 @@ def train(options: TrainerOptions, config: AdoConfig, *, record: bool = False) -
     """Train on this rank; the whole of a run but process groups' end. Collective."""
     trainer = Trainer(options, config, record=record)
     trainer.say(
-        f"optimizer: {trainer.optimizer_name}; {trainer.world.size} ranks: tp {options.tp} × pp {options.pp} × dp {trainer.place.dp}; device {trainer.place.device}"
+        f"optimizer: {trainer.optimizer_name}; {trainer.world.size} ranks: tp {options.tp} × pp {options.pp} × dp "
+        f"{trainer.place.dp}; device {trainer.place.device}"
     )
     if trainer.first_step:
         trainer.say(f"resumed after step {trainer.first_step}")

@@ -10,11 +10,12 @@ from megatron.core import tensor_parallel
 
 
 class LossSite:
-    """The pipeline's loss_fn: mean token loss for the engine, per-domain sums for the mixer, validation sums for the log.
+    """The pipeline's loss_fn: mean token loss for the engine, per-domain sums for the mixer, validation sums for the
+    log.
 
-    The engine's loss divides by B · L, masked tokens included: a constant, so the mean over micro-batches and ranks is the
-    mean over the step, and Σ domains of loss sums / (samples · L) equals it. `on_train(loss_BxL, mask_BxL, key_B)` is called with
-    gradients only; validation batches carry the domain itself in the key's place.
+    The engine's loss divides by B · L, masked tokens included: a constant, so the mean over micro-batches and ranks is
+    the mean over the step, and Σ domains of loss sums / (samples · L) equals it. `on_train(loss_BxL, mask_BxL, key_B)`
+    is called with gradients only; validation batches carry the domain itself in the key's place.
     """
 
     def __init__(self, num_domains: int):

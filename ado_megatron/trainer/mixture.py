@@ -24,10 +24,12 @@ def make_domains(data: DataSpec, options: TrainerOptions, config: AdoConfig) -> 
 
 
 def check_mixture(data: DataSpec, options: TrainerOptions, config: AdoConfig) -> None:
-    """Groups, caps and supply, and what a batch ramp forbids. Raises UserError, with the numbers when the run cannot be fed."""
+    """Groups, caps and supply, and what a batch ramp forbids. Raises UserError, with the numbers when the run cannot
+    be fed."""
     if options.rampup_batch_size is not None and config.fit_lag == 0:
         raise UserError(
-            "--ado-fit-lag 0 needs steps of whole blocks, which a batch ramp does not have; give 1 or more, or leave it out"
+            "--ado-fit-lag 0 needs steps of whole blocks, which a batch ramp does not have; give 1 or more, or "
+            "leave it out"
         )
     domains = make_domains(data, options, config)
     caps_C = caps_from_config(config, domains)

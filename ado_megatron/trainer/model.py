@@ -1,7 +1,8 @@
-"""A GPT as layers of a DeepSpeed pipeline: Embed, Block × L, FinalNorm, Head over megatron-core's tensor-parallel layers.
+"""A GPT as layers of a DeepSpeed pipeline: Embed, Block × L, FinalNorm, Head over megatron-core's tensor-parallel
+layers.
 
-One activation of shape [L tokens, B samples, hidden] passes between layers; the input is token ids [B, L], the output logits
-[L, B, vocabulary / tp].
+One activation of shape [L tokens, B samples, hidden] passes between layers; the input is token ids [B, L], the output
+logits [L, B, vocabulary / tp].
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Embed(LanguageModelEmbedding):
 
 
 class CausalAttention(torch.nn.Module):
-    """megatron-core's core_attention over torch's scaled dot product: no call of torch.cuda, flash kernels where there are some."""
+    """megatron-core's core_attention over torch's scaled dot product: no call of torch.cuda, flash kernels where there
+    are some."""
 
     def __init__(self, config, layer_number, attn_mask_type, attention_type, **_):
         super().__init__()
@@ -94,7 +96,8 @@ class Head(torch.nn.Module):
 
 
 def padded_vocab_size(vocab_size: int, tp: int) -> int:
-    """The least multiple of 128 and of tp that holds the vocabulary; for tp a power of two up to 128 the same at any tp."""
+    """The least multiple of 128 and of tp that holds the vocabulary; for tp a power of two up to 128 the same at any
+    tp."""
     return -(-vocab_size // math.lcm(128, tp)) * math.lcm(128, tp)
 
 
@@ -119,7 +122,8 @@ def make_config(options: TrainerOptions) -> TransformerConfig:
 
 
 def make_model(options: TrainerOptions, place: Place, vocab_size: int, loss_fn) -> PipelineModule:
-    """The pipeline module of this rank. Initial weights depend on the seed and the layer's number, not on the layout."""
+    """The pipeline module of this rank. Initial weights depend on the seed and the layer's number, not on the
+    layout."""
     config = make_config(options)
     padded = padded_vocab_size(vocab_size, options.tp)
     layers = [LayerSpec(Embed, config, padded, options.seq_length)]
@@ -137,7 +141,8 @@ def make_model(options: TrainerOptions, place: Place, vocab_size: int, loss_fn) 
             checkpointable_layers=["Block"],
             activation_checkpoint_interval=1 if options.recompute else 0,
         )
-    # Seeds were for the initial weights. In training DeepSpeed would seed every layer by a count of micro-batches that it keeps in
+    # Seeds were for the initial weights. In training DeepSpeed would seed every layer by a count of micro-batches that
+    # it keeps in
     # no checkpoint; layout.seed_step does it instead.
     model.seed_layers = False
     return model

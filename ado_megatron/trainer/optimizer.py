@@ -25,7 +25,8 @@ def parameter_groups(model: PipelineModule, weight_decay: float) -> list[dict]:
 
 
 def make_optimizer(groups: list[dict], lr: float, device: torch.device) -> tuple[torch.optim.Optimizer, str]:
-    """NVIDIA apex's FusedAdam where the real apex is installed, DeepSpeed's on CUDA, torch's AdamW elsewhere; and a line for the log.
+    """NVIDIA apex's FusedAdam where the real apex is installed, DeepSpeed's on CUDA, torch's AdamW elsewhere; and a
+    line for the log.
 
     The package index has an unrelated `apex`; NVIDIA's is known by its compiled module `amp_C`.
     """

@@ -23,8 +23,8 @@ def _option(
 
 # What may differ between a run and its continuation: none of it decides a weight, a sample or a loss.
 FREE_ON_RESUME = frozenset(
-    "num_workers micro_batch save_interval exit_interval eval_interval eval_samples run_dir resume num_processes master_port tensorboard "
-    "progress keep recompute data_cache".split()
+    "num_workers micro_batch save_interval exit_interval eval_interval eval_samples run_dir resume num_processes "
+    "master_port tensorboard progress keep recompute data_cache".split()
 )
 
 
@@ -34,18 +34,26 @@ class TrainerOptions:
 
     # fmt: off
     run_dir: str = _option("", "directory of the run: checkpoints, ado/metrics.jsonl, TensorBoard")
-    resume: bool = _option(False, "continue from the last complete checkpoint of the run directory; starts from zero if there is none yet")
-    data: str | None = _option(None, "directory made by `ado-megatron prepare`: blend, validation blend, tokenizer", kind=str)
-    data_path: tuple[str, ...] | None = _option(None, "weights and prefixes, `w1 p1 w2 p2 …`, or prefixes alone", kind=str, nargs="+")
+    resume: bool = _option(False,
+        "continue from the last complete checkpoint of the run directory; starts from zero if there is none yet")
+    data: str | None = _option(None,
+        "directory made by `ado-megatron prepare`: blend, validation blend, tokenizer", kind=str)
+    data_path: tuple[str, ...] | None = _option(None,
+        "weights and prefixes, `w1 p1 w2 p2 …`, or prefixes alone", kind=str, nargs="+")
     data_args_path: str | None = _option(None, "file that holds what --data-path would", kind=str)
-    valid_data_path: tuple[str, ...] | None = _option(None, "validation prefixes, one for each of the train prefixes, same order (weights are ignored)", kind=str, nargs="+")
+    valid_data_path: tuple[str, ...] | None = _option(None,
+        "validation prefixes, one for each train prefix, same order (weights are ignored)", kind=str, nargs="+")
     valid_data_args_path: str | None = _option(None, "file that holds what --valid-data-path would", kind=str)
-    data_cache: str | None = _option(None, "directory of megatron-core's sample indices; default: cache/ in the run directory", kind=str)
-    tokenizer: str | None = _option(None, "sentencepiece model or Hugging Face tokenizer.json; gives the vocabulary size and the end-of-document token", kind=str)
+    data_cache: str | None = _option(None,
+        "directory of megatron-core's sample indices; default: cache/ in the run directory", kind=str)
+    tokenizer: str | None = _option(None,
+        "sentencepiece model or Hugging Face tokenizer.json that made the data; gives the vocabulary size", kind=str)
     vocab_size: int | None = _option(None, "size of the vocabulary; default: the tokenizer's", kind=int, low=2)
 
-    num_processes: int | None = _option(None, "processes on this machine; default: one a GPU, on a CPU tp × pp", kind=int, low=1)
-    master_port: int | None = _option(None, "port of the rendezvous; default: one that is free", kind=int, low=1, high=65535)
+    num_processes: int | None = _option(None,
+        "processes on this machine; default: one a GPU, on a CPU tp × pp", kind=int, low=1)
+    master_port: int | None = _option(None,
+        "port of the rendezvous; default: one that is free", kind=int, low=1, high=65535)
     tp: int = _option(1, "tensor-parallel size", low=1)
     pp: int = _option(1, "pipeline stages", low=1)
     zero: int = _option(1, "ZeRO stage; a pipeline allows 0 and 1", choices=(0, 1))
@@ -61,14 +69,18 @@ class TrainerOptions:
     steps: int = _option(300, "training steps", low=1)
     micro_batch: int = _option(8, "samples of a micro-batch", low=1)
     global_batch: int = _option(32, "samples of a step; under a ramp, of the last steps", low=1)
-    rampup_batch_size: tuple[int, ...] | None = _option(None, "START INCREMENT SAMPLES: the step grows from START by INCREMENT over SAMPLES samples, as in Megatron", kind=int, nargs=3)
+    rampup_batch_size: tuple[int, ...] | None = _option(None,
+        "START INCREMENT SAMPLES, as in Megatron: the step grows from START by INCREMENT over SAMPLES samples",
+        kind=int, nargs=3)
     lr: float = _option(2e-3, "peak learning rate", above=0.0)
-    min_lr: float | None = _option(None, "last learning rate of a decay; default: a tenth of --lr", kind=float, low=0.0)
+    min_lr: float | None = _option(None,
+        "last learning rate of a decay; default: a tenth of --lr", kind=float, low=0.0)
     lr_warmup_steps: int = _option(20, "steps of linear warm-up", low=0)
     lr_decay: str = _option("cosine", "decay after the warm-up", choices=("constant", "linear", "cosine"))
     weight_decay: float = _option(0.1, "decoupled weight decay", low=0.0)
     clip: float = _option(1.0, "global gradient norm is clipped to this; 0: not", low=0.0)
-    seed: int = _option(1234, "seed of initial weights, dropout and sample order inside megatron-core's datasets", low=0)
+    seed: int = _option(1234,
+        "seed of initial weights, dropout and sample order inside megatron-core's datasets", low=0)
     num_workers: int = _option(0, "loader processes a rank; 0: the rank loads itself", low=0)
 
     save_interval: int = _option(0, "steps between checkpoints; 0: one at the end", low=0)
@@ -90,7 +102,8 @@ class TrainerOptions:
             min(ramp) < 1 or ramp[0] > self.global_batch or (self.global_batch - ramp[0]) % ramp[1]
         ):
             raise UserError(
-                f"--rampup-batch-size {ramp[0]} {ramp[1]} {ramp[2]} does not reach --global-batch {self.global_batch} from {ramp[0]} in whole increments of {ramp[1]}"
+                f"--rampup-batch-size {ramp[0]} {ramp[1]} {ramp[2]} does not reach --global-batch "
+                f"{self.global_batch} from {ramp[0]} in whole increments of {ramp[1]}"
             )
 
     def _check_model(self) -> None:
@@ -118,10 +131,12 @@ class TrainerOptions:
             raise UserError(f"give exactly one of --data, --data-path and --data-args-path; {given} was given")
 
     def check_world(self, world_size: int) -> int:
-        """Data-parallel size in a world of `world_size` processes. Raises UserError when the layout or a batch does not divide."""
+        """Data-parallel size in a world of `world_size` processes. Raises UserError when the layout or a batch does
+        not divide."""
         if world_size % (self.tp * self.pp):
             raise UserError(
-                f"{world_size} processes cannot be split into --tp {self.tp} × --pp {self.pp}; use a multiple of {self.tp * self.pp}"
+                f"{world_size} processes cannot be split into --tp {self.tp} × --pp {self.pp}; use a multiple of "
+                f"{self.tp * self.pp}"
             )
         dp = world_size // (self.tp * self.pp)
         sizes = (
@@ -130,7 +145,8 @@ class TrainerOptions:
         for size in sizes:
             if size % (self.micro_batch * dp):
                 raise UserError(
-                    f"a step of {size} samples is not a multiple of --micro-batch {self.micro_batch} × {dp} data-parallel ranks"
+                    f"a step of {size} samples is not a multiple of --micro-batch {self.micro_batch} × {dp} "
+                    "data-parallel ranks"
                 )
         return dp
 

@@ -38,7 +38,8 @@ class Progress:
         self._bar.update()
 
     def step(self, done: int, consumed: int, loss: float, lr: float, grad_norm: float) -> None:
-        """Report after `done` steps; called once a logging interval, so that the device is asked for the loss only then."""
+        """Report after `done` steps; called once a logging interval, so that the device is asked for the loss only
+        then."""
         now, (then, before) = time.monotonic(), self._since
         rate = (consumed - before) / max(now - then, 1e-9) if before is not None else float("nan")
         self._since = (now, consumed)

@@ -28,14 +28,18 @@ def sidecar(run: Path, step: int) -> Path:
 
 
 def latest_step(run: Path, world: World) -> int | None:
-    """Step of the last complete checkpoint as rank zero sees it, or None. Collective. Raises UserError when its files are gone."""
+    """Step of the last complete checkpoint as rank zero sees it, or None. Collective. Raises UserError when its files
+    are gone."""
     step, problem = None, None
     if world.is_zero and (run / "checkpoints" / "latest").is_file():
         tag = (run / "checkpoints" / "latest").read_text().strip()
         match = re.fullmatch(r"step_(\d+)", tag)
         step = int(match[1]) if match else None
         if step is None or not (run / "checkpoints" / tag).is_dir() or not sidecar(run, step).is_file():
-            problem = f"{run / 'checkpoints' / 'latest'} names {tag!r} but its files are not all there; write the name of a complete step into it"
+            latest = run / "checkpoints" / "latest"
+            problem = (
+                f"{latest} names {tag!r} but its files are not all there; write the name of a complete step into it"
+            )
     step, problem = world.broadcast((step, problem))
     if problem is not None:
         raise UserError(problem)
@@ -65,7 +69,8 @@ def load(engine: PipelineEngine, mixer: Mixer, run: Path, step: int) -> None:
     path, client_state = engine.load_checkpoint(str(run / "checkpoints"), tag=f"step_{step}")
     if path is None or client_state.get("step") != step:
         raise UserError(
-            f"the checkpoint {run / 'checkpoints' / f'step_{step}'} cannot be loaded; name an older one in checkpoints/latest"
+            f"the checkpoint {run / 'checkpoints' / f'step_{step}'} cannot be loaded; name an older one in "
+            "checkpoints/latest"
         )
     mixer.load(sidecar(run, step))
 

@@ -1,7 +1,7 @@
 """What each step is: its batch, its first sample, its learning rate. Pure arithmetic, so that a resume needs no state.
 
-A step consumes consecutive global sample indices. Under a ramp its size follows Megatron's rule: START, then INCREMENT more after every
-SAMPLES / ((global - START) / INCREMENT) consumed samples.
+A step consumes consecutive global sample indices. Under a ramp its size follows Megatron's rule: START, then INCREMENT
+more after every SAMPLES / ((global - START) / INCREMENT) consumed samples.
 """
 
 from __future__ import annotations
@@ -53,9 +53,11 @@ class StepPlan:
         return low + (o.lr - low) * left
 
     def micro_batches(self, first_step: int, dp: int, dp_rank: int) -> Iterator[list[int]]:
-        """Global sample indices of each micro-batch of data-parallel rank `dp_rank`, from `first_step` to the end of the run.
+        """Global sample indices of each micro-batch of data-parallel rank `dp_rank`, from `first_step` to the end of
+        the run.
 
-        As in Megatron, micro-batches of all ranks lie next to each other: rank r reads the r-th part of every micro_batch · dp samples.
+        As in Megatron, micro-batches of all ranks lie next to each other: rank r reads the r-th part of every
+        micro_batch · dp samples.
         """
         micro = self.options.micro_batch
         for step in range(first_step, self.options.steps):

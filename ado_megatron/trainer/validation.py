@@ -1,6 +1,8 @@
-"""What can be known to be wrong before a process starts: paths, indices, weights, lengths, vocabulary, the run directory.
+"""What can be known to be wrong before a process starts: paths, indices, weights, lengths, vocabulary, the run
+directory.
 
-Runs in the launcher's parent and again on every rank (which then agree without talking). numpy and the standard library alone: no torch.
+Runs in the launcher's parent and again on every rank (which then agree without talking). numpy and the standard
+library alone: no torch.
 
 Legend: C columns, one a prefix.
 """
@@ -26,7 +28,8 @@ _DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np
 _LOOKED_AT = 1 << 20  # tokens of each end of a prefix that are held against the vocabulary
 # Options of the mixer that may change when a run goes on (resume.py holds the others against the sidecar).
 _ADO_FREE = frozenset(
-    "policy stages shadow off audit log_interval wait_deadline lead fit_lag export_static start_step prior temperature max_epochs "
+    "policy stages shadow off audit log_interval wait_deadline lead fit_lag export_static start_step prior "
+    "temperature max_epochs "
     "refit_interval early_refits groups profile accept_changes".split()
 )
 
@@ -51,7 +54,8 @@ class Prefix:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Checked data of a run. weights_C: as given, None when prefixes came without; valid_C: None without validation data."""
+    """Checked data of a run. weights_C: as given, None when prefixes came without; valid_C: None without validation
+    data."""
 
     train_C: tuple[Prefix, ...]
     weights_C: tuple[float, ...] | None
@@ -67,7 +71,8 @@ def read_prefix(path: str) -> Prefix:
         if not file.is_file():
             has = f" (but {other} does)" if other.is_file() else ""
             raise UserError(
-                f"{file} does not exist{has}; a prefix needs PREFIX.bin and PREFIX.idx, made by `ado-megatron prepare` or Megatron's preprocess_data.py"
+                f"{file} does not exist{has}; a prefix needs PREFIX.bin and PREFIX.idx, made by `ado-megatron "
+                "prepare` or Megatron's preprocess_data.py"
             )
     try:
         with open(idx, "rb") as stream:
@@ -84,7 +89,8 @@ def read_prefix(path: str) -> Prefix:
     tokens = int(lengths.sum(dtype=np.int64))
     if size != tokens * np.dtype(_DTYPES[code]).itemsize:
         raise UserError(
-            f"{bin_} has {size} bytes but {idx} describes {tokens * np.dtype(_DTYPES[code]).itemsize}; one of them is truncated or of another run of the tokenizer"
+            f"{bin_} has {size} bytes but {idx} describes {tokens * np.dtype(_DTYPES[code]).itemsize}; one of them "
+            "is truncated or of another run of the tokenizer"
         )
     return Prefix(path, int(sequences), tokens, _DTYPES[code], zlib.crc32(lengths.tobytes()))
 
@@ -99,7 +105,8 @@ def parse_blend(words: list[str] | tuple[str, ...], source: str) -> tuple[list[f
         weights, prefixes = None, words
     else:
         raise UserError(
-            f"{source} must be pairs `weight prefix weight prefix …` or prefixes alone; got {' '.join(words[:6])}{' …' if len(words) > 6 else ''}"
+            f"{source} must be pairs `weight prefix weight prefix …` or prefixes alone; got "
+            f"{' '.join(words[:6])}{' …' if len(words) > 6 else ''}"
         )
     for weight, prefix in zip(weights or [], prefixes, strict=False):
         if not np.isfinite(weight) or weight < 0:
@@ -124,7 +131,8 @@ def check_data(options: TrainerOptions) -> DataSpec:
     for prefix in train:
         if prefix.samples(options.seq_length) < 1:
             raise UserError(
-                f"{prefix.path} has {prefix.tokens} tokens, fewer than one sample of --seq-length {options.seq_length} needs ({options.seq_length + 1}); drop the domain or shorten the samples"
+                f"{prefix.path} has {prefix.tokens} tokens, fewer than one sample of --seq-length "
+                f"{options.seq_length} needs ({options.seq_length + 1}); drop the domain or shorten the samples"
             )
     valid = _valid_prefixes(options, folder, len(train))
     vocab_size, tokenizer = _vocabulary(options, folder)
@@ -162,7 +170,8 @@ def _train_words(options: TrainerOptions) -> tuple[list[str], str, Path | None]:
     folder = Path(options.data)
     if not (folder / "blend.txt").is_file():
         raise UserError(
-            f"--data {folder} has no blend.txt; make the directory with `ado-megatron prepare`, or name prefixes with --data-path"
+            f"--data {folder} has no blend.txt; make the directory with `ado-megatron prepare`, or name prefixes "
+            "with --data-path"
         )
     return _read_words(folder / "blend.txt", "--data"), str(folder / "blend.txt"), folder
 
@@ -186,7 +195,8 @@ def _valid_prefixes(options: TrainerOptions, folder: Path | None, num_train: int
     _, prefixes = parse_blend(words, source)
     if len(prefixes) != num_train:
         raise UserError(
-            f"{source} names {len(prefixes)} prefixes but there are {num_train} to train on; give one for each, in the same order"
+            f"{source} names {len(prefixes)} prefixes but there are {num_train} to train on; give one for each, in "
+            "the same order"
         )
     return tuple(read_prefix(_resolve(prefix, folder)) for prefix in prefixes)
 
@@ -201,7 +211,8 @@ def _vocabulary(options: TrainerOptions, folder: Path | None) -> tuple[int, str 
         size = json.loads((folder / "manifest.json").read_text()).get("vocab_size")
     if options.vocab_size is not None and size is not None and size > options.vocab_size:
         raise UserError(
-            f"the tokenizer {tokenizer or folder} has {size} tokens but --vocab-size gives the model {options.vocab_size}; make it at least {size} or leave it out"
+            f"the tokenizer {tokenizer or folder} has {size} tokens but --vocab-size gives the model "
+            f"{options.vocab_size}; make it at least {size} or leave it out"
         )
     size = options.vocab_size or size
     if size is None:
@@ -225,12 +236,14 @@ def _tokenizer_size(path: str) -> int:
         ) from error
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"the tokenizer {path} cannot be read as a sentencepiece model or a tokenizer.json: {str(error).splitlines()[0][:120]}"
+            f"the tokenizer {path} cannot be read as a sentencepiece model or a tokenizer.json: "
+            f"{str(error).splitlines()[0][:120]}"
         ) from error
 
 
 def _check_tokens(prefix: Prefix, vocab_size: int) -> None:
-    """Look at both ends of the tokens: an id outside the vocabulary would stop the run far inside, with an index error."""
+    """Look at both ends of the tokens: an id outside the vocabulary would stop the run far inside, with an index
+    error."""
     if prefix.tokens == 0:
         return
     tokens = np.memmap(prefix.path + ".bin", dtype=prefix.dtype, mode="r")
@@ -239,7 +252,8 @@ def _check_tokens(prefix: Prefix, vocab_size: int) -> None:
     if high >= vocab_size or low < 0:
         wrong = high if high >= vocab_size else low
         raise UserError(
-            f"{prefix.path}.bin holds the token id {wrong} but the vocabulary has {vocab_size}; it was made with another tokenizer, or --vocab-size is too small"
+            f"{prefix.path}.bin holds the token id {wrong} but the vocabulary has {vocab_size}; it was made with "
+            "another tokenizer, or --vocab-size is too small"
         )
 
 
@@ -271,7 +285,8 @@ def check_run_dir(options: TrainerOptions, config: AdoConfig, identity: dict[str
     if not (run / "config.json").is_file():
         if (run / "ado").exists() or (run / "checkpoints").exists():
             raise UserError(
-                f"--run-dir {run} holds ado/ or checkpoints/ but no config.json, so it is not a run of this trainer; name another directory"
+                f"--run-dir {run} holds ado/ or checkpoints/ but no config.json, so it is not a run of this "
+                "trainer; name another directory"
             )
         return
     try:
@@ -281,11 +296,13 @@ def check_run_dir(options: TrainerOptions, config: AdoConfig, identity: dict[str
     differences = _differences(theirs, json.loads(json.dumps(identity)), options, config.accept_changes)
     if differences:
         raise UserError(
-            f"--run-dir {run} belongs to another configuration: {'; '.join(differences[:4])}; name another directory or use its options"
+            f"--run-dir {run} belongs to another configuration: {'; '.join(differences[:4])}; name another "
+            "directory or use its options"
         )
     if not options.resume:
         raise UserError(
-            f"--run-dir {run} already holds this run; add --resume to go on from its last checkpoint, or name another directory"
+            f"--run-dir {run} already holds this run; add --resume to go on from its last checkpoint, or name "
+            "another directory"
         )
 
 
