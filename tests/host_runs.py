@@ -1,7 +1,8 @@
 """Real runs of unmodified hosts on a CPU, for the tests marked `host`.
 
-A checkout is the user's own: MEGATRON_LM_DIR (core_v0.16.1), MEGATRON_LM_MAIN_DIR (main d98e8a6), MEGATRON_DEEPSPEED_DIR
-(4efb479). MEGATRON_PYTHON: the interpreter that has their packages (default: this one). See launch/README.md.
+A checkout is the user's own: MEGATRON_LM_DIR (core_v0.16.1), MEGATRON_LM_MAIN_DIR (main d98e8a6),
+MEGATRON_DEEPSPEED_DIR (4efb479). MEGATRON_PYTHON: the interpreter that has their packages (default: this
+one). See launch/README.md.
 """
 
 import dataclasses
@@ -116,7 +117,7 @@ def _launcher(host: str, ranks: int) -> list[str]:
     return [python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "-m"]
 
 
-def _deepspeed_config(directory: Path, zero: int) -> list[str]:
+def deepspeed_config(directory: Path, zero: int) -> list[str]:
     path = directory / f"deepspeed_zero{zero}.json"
     values = {
         "train_micro_batch_size_per_gpu": 2, "train_batch_size": 8, "gradient_clipping": 1.0, "steps_per_print": 1000,
@@ -136,7 +137,7 @@ def train(
     arguments = [*COMMON, *data, "--train-iters", str(steps), "--save", str(save)]
     arguments += ["--data-cache-path", str(save.parent / f"cache_{host}")]
     if host.startswith("deepspeed"):
-        arguments += DEEPSPEED + _deepspeed_config(save, zero)
+        arguments += DEEPSPEED + deepspeed_config(save, zero)
         arguments += ["--no-pipeline-parallel"] if host == "deepspeed_flat" else []
     else:
         arguments += LM
@@ -150,8 +151,9 @@ def train(
     environment["PATH"] = os.pathsep.join([os.path.dirname(command[0]), environment["PATH"]])
     with open(save / f"log{len(list(save.glob('log*')))}.txt", "w+") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment | (env or {}), cwd=save, start_new_session=True
-        )
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment | (env or {}), cwd=save,
+            start_new_session=True,
+        )  # fmt: skip
         try:
             status = process.wait(timeout)
         except subprocess.TimeoutExpired:

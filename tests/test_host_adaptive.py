@@ -1,9 +1,9 @@
-"""Adaptive runs of unmodified hosts: every layout measures exactly, draws each sample once, and resumes to the digit."""
+"""Adaptive runs of unmodified hosts: every layout measures exactly, draws every sample once, resumes exactly."""
 
 import pytest
+from host_runs import QUICK_ADO, Run, tail, train, write_domains
 
 from ado_megatron.audit import audit
-from host_runs import QUICK_ADO, Run, tail, train, write_domains
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
 

@@ -40,5 +40,5 @@ def install(host: str, checkout: Path, config: AdoConfig):
     module = importlib.import_module(f"ado_megatron.hosts.{host}")
     hooks.check(module.HOOK_POINTS, str(checkout))
     session = Session(config)
-    module.install(session)
+    hooks.install(module.wrappers(session))
     return session

@@ -6,10 +6,14 @@ import dataclasses
 import functools
 import importlib
 import inspect
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ado_megatron.errors import UserError
+
+Wrapper = Callable[[Any], Any]  # takes a function of the host, returns the hooked one
+LOSS = "script:loss_func"  # lives in the training script, wherever that is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,3 +62,60 @@ def script_globals(function: Any) -> dict[str, Any]:
             function = function.__wrapped__
         else:
             return function.__globals__
+
+
+def install(wrappers: Mapping[str, Wrapper]) -> None:
+    """Put the hooked functions in the place of the host's, in memory. Names as in a host's `wrappers`."""
+    for key, wrap in wrappers.items():
+        if key == LOSS:
+            continue  # by `hook_script`, when the script is known
+        module, name = key.split(":")
+        owner: Any = importlib.import_module(module)
+        *path, last = name.split(".")
+        owner = functools.reduce(getattr, path, owner)
+        stock = getattr(owner, last)
+        hooked = wrap(stock)
+        setattr(owner, last, hooked)
+        package = sys.modules.get(module.rpartition(".")[0])
+        if not path and getattr(package, last, None) is stock:  # the package hands it out, too
+            setattr(package, last, hooked)
+
+
+def hook_script(forward_step: Any, wrap: Wrapper) -> None:
+    """Hook `loss_func` in the script of `forward_step`, unless that is done. Raises UserError without one."""
+    names = script_globals(forward_step)
+    stock = names.get("loss_func")
+    if stock is None:
+        raise UserError("the script has no function loss_func beside its forward_step, where the losses are measured")
+    if not getattr(stock, "ado_measures", False):
+        names["loss_func"] = wrap(stock)
+
+
+# ---------------------------------------------------------------- hooks that are alike in both hosts
+
+
+def save_checkpoint(session: Any, get_args: Callable[[], Any], stock: Any) -> Any:
+    """The sidecar before the host's checkpoint, so that a whole checkpoint always has one."""
+
+    def save_checkpoint(iteration, *args, **kwargs):
+        settings = get_args()
+        session.save(settings.save, iteration, settings.consumed_train_samples)
+        return stock(iteration, *args, **kwargs)
+
+    return save_checkpoint
+
+
+def pretrain(session: Any, stock: Any) -> Any:
+    """Close the session when the host's run ends, in whatever way all ranks end alike."""
+
+    def pretrain(*args, **kwargs):
+        try:
+            result = stock(*args, **kwargs)
+        except SystemExit as leaving:  # how the training loop ends early
+            if not leaving.code:
+                session.close()
+            raise
+        session.close()
+        return result
+
+    return pretrain

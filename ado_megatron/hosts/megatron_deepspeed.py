@@ -15,10 +15,9 @@
 from __future__ import annotations
 
 import functools
-import importlib
 
 from ado_megatron.errors import UserError
-from ado_megatron.hosts.hooks import HookPoint, script_globals
+from ado_megatron.hosts.hooks import LOSS, HookPoint, Wrapper, hook_script, pretrain, save_checkpoint
 from ado_megatron.hosts.session import RunFacts, Session
 
 NAME = "megatron_deepspeed"
@@ -40,19 +39,35 @@ HOOK_POINTS = (
 )
 
 
-def install(session: Session) -> None:
-    """Wire the session to the imported host. HOOK_POINTS must have been checked."""
-    training = importlib.import_module(TRAINING)
-    _hook_data(session, training, importlib.import_module(DATA))
-    _hook_engine_loss(session, importlib.import_module(MODEL))
-    _hook_steps(session, training)
-    _hook_run(session, training)
+def wrappers(session: Session) -> dict[str, Wrapper]:
+    """What each function of the host becomes: "module:name" → (the host's function → the hooked one)."""
+    wanted: list[int] = []  # train samples that the host asks for, while its provider runs
+    return {
+        f"{TRAINING}:build_train_valid_test_datasets": functools.partial(_datasets, session, wanted),
+        f"{DATA}:BlendableDataset": functools.partial(_blend, session, wanted),
+        f"{TRAINING}:build_train_valid_test_data_loaders": functools.partial(_loaders, session),
+        f"{TRAINING}:build_train_valid_test_data_iterators": functools.partial(_iterators, session),
+        f"{MODEL}:CrossEntropy": functools.partial(_engine_loss, session),
+        f"{TRAINING}:train": functools.partial(_train, session),
+        f"{TRAINING}:train_step": functools.partial(_train_step, session),
+        f"{TRAINING}:training_log": functools.partial(_training_log, session),
+        f"{TRAINING}:save_checkpoint": functools.partial(save_checkpoint, session, get_args),
+        f"{TRAINING}:pretrain": functools.partial(pretrain, session),
+        LOSS: functools.partial(_loss_func, session),
+    }
+
+
+def get_args():
+    """The host's arguments."""
+    from megatron.global_vars import get_args
+
+    return get_args()
 
 
 # ---------------------------------------------------------------- data
 
 
-def _exclusions(args) -> list[tuple[bool, str]]:
+def exclusions(args) -> list[tuple[bool, str]]:
     """(it is so, the sentence) for everything of the host that an adaptive blend cannot serve."""
     deepspeed = getattr(args, "deepspeed_config_dict", None) or {}
     efficiency = deepspeed.get("data_efficiency", {}).get("enabled", False)
@@ -75,50 +90,57 @@ def _exclusions(args) -> list[tuple[bool, str]]:
     ]  # fmt: skip
 
 
-def _hook_data(session: Session, training, data) -> None:
-    stock_datasets, stock_blend = training.build_train_valid_test_datasets, data.BlendableDataset
-    stock_loaders = training.build_train_valid_test_data_loaders
-    stock_iterators = training.build_train_valid_test_data_iterators
-    wanted = []  # train samples that the host asks for, while its provider runs
-
+def _datasets(session: Session, wanted: list[int], stock):
     def build_train_valid_test_datasets(provider):
         if session.silent:
-            return stock_datasets(provider)
+            return stock(provider)
 
         def one_epoch(sizes):
             # one sample asked of a domain makes the host lay out one epoch; how many are drawn is ours to decide
             wanted[:] = sizes[:1]
             return provider([1, *sizes[1:]] if session.adaptive else sizes)
 
-        train, *rest = stock_datasets(one_epoch)
-        if train is not None and session.adaptive and not hasattr(train, "bind"):
+        train, *rest = stock(one_epoch)
+        if train is not None and not hasattr(train, "bind"):
             session.refuse("the train data is a single prefix, so there is nothing to mix; give two or more prefixes")
         return (train, *rest)
 
+    return build_train_valid_test_datasets
+
+
+def _blend(session: Session, wanted: list[int], stock):
     def blend(datasets, weights, size, **options):
         if session.silent or datasets[0].name != "train":
-            return stock_blend(datasets, weights, size, **options)
-        prefixes = _train_prefixes(training.get_args())
+            return stock(datasets, weights, size, **options)
+        prefixes = _train_prefixes(get_args())
         if not session.adaptive:
-            return session.shadow_set(_weighted(stock_blend(datasets, weights, size, **options), weights), prefixes)
-        _check_one_epoch(datasets, prefixes, training.get_args().seq_length)
+            whole = stock(datasets, weights, size, **options)
+            whole.weights = list(weights)
+            return session.shadow_set(whole, prefixes)
+        _check_one_epoch(datasets, prefixes, get_args().seq_length)
         return session.train_set(datasets, weights, prefixes, wanted[0], "dataset_idx")
 
+    return blend
+
+
+def _loaders(session: Session, stock):
     def build_train_valid_test_data_loaders(provider):
-        for excluded, sentence in _exclusions(training.get_args()):
+        for excluded, sentence in exclusions(get_args()):
             if excluded:
                 session.refuse(sentence)
-        loaders = stock_loaders(provider)
-        session.open(_facts(training))
+        loaders = stock(provider)
+        session.open(_facts())
         return loaders
 
+    return build_train_valid_test_data_loaders
+
+
+def _iterators(session: Session, stock):
     def build_train_valid_test_data_iterators(provider):
-        train, *rest = stock_iterators(provider)
+        train, *rest = stock(provider)
         return (None if train is None else _Batches(train, session), *rest)
 
-    training.build_train_valid_test_datasets, data.BlendableDataset = build_train_valid_test_datasets, blend
-    training.build_train_valid_test_data_loaders = build_train_valid_test_data_loaders
-    training.build_train_valid_test_data_iterators = build_train_valid_test_data_iterators
+    return build_train_valid_test_data_iterators
 
 
 class _Batches:
@@ -132,11 +154,6 @@ class _Batches:
 
     def __next__(self):
         return self._session.drawn(next(self._batches))
-
-
-def _weighted(stock, weights):
-    stock.weights = list(weights)
-    return stock
 
 
 def _train_prefixes(args) -> list[str]:
@@ -159,8 +176,11 @@ def _check_one_epoch(datasets, prefixes, seq_length: int) -> None:
             )
 
 
-def _facts(training) -> RunFacts:
-    args, mpu = training.get_args(), training.mpu
+def _facts() -> RunFacts:
+    from deepspeed.accelerator import get_accelerator
+    from megatron.core import mpu
+
+    args = get_args()
     contributes = (
         mpu.get_pipeline_model_parallel_rank() == mpu.get_pipeline_model_parallel_world_size() - 1
         and mpu.get_tensor_model_parallel_rank() == 0
@@ -171,103 +191,89 @@ def _facts(training) -> RunFacts:
         block_size=args.global_batch_size, micro_batch=args.micro_batch_size, dp=mpu.get_data_parallel_world_size(),
         num_workers=args.num_workers, iteration=args.iteration, consumed_samples=args.consumed_train_samples,
         save=args.save, load=args.load, tensorboard=args.tensorboard_dir, log_interval=args.log_interval,
-        contributes=contributes, device=training.get_accelerator().current_device_name(),
+        contributes=contributes, device=get_accelerator().current_device_name(),
     )  # fmt: skip
 
 
 # ---------------------------------------------------------------- losses and steps
 
 
-def _hook_engine_loss(session: Session, model) -> None:
+def _engine_loss(session: Session, stock):
     """The pipeline engine's loss. Its arithmetic stays the host's: the per-token losses are only overheard."""
-    stock = model.CrossEntropy
-    stock_losses = model.tensor_parallel.vocab_parallel_cross_entropy
 
     @functools.wraps(stock)
     def CrossEntropy(output, labels):
-        heard = []
+        from megatron.core import tensor_parallel
+
+        heard, stock_losses = [], tensor_parallel.vocab_parallel_cross_entropy
 
         def vocab_parallel_cross_entropy(*args, **kwargs):
             heard.append(stock_losses(*args, **kwargs))
             return heard[-1]
 
-        model.tensor_parallel.vocab_parallel_cross_entropy = vocab_parallel_cross_entropy
+        tensor_parallel.vocab_parallel_cross_entropy = vocab_parallel_cross_entropy
         try:
             loss = stock(output, labels)
         finally:
-            model.tensor_parallel.vocab_parallel_cross_entropy = stock_losses
+            tensor_parallel.vocab_parallel_cross_entropy = stock_losses
         session.measure(heard[0].transpose(0, 1), labels[1])  # [s, b] → [b, s]
         return loss
 
-    model.CrossEntropy = CrossEntropy
+    return CrossEntropy
 
 
-def _hook_loss(session: Session, forward_step) -> None:
-    names = script_globals(forward_step)
-    stock = names.get("loss_func")
-    if stock is None:
-        raise UserError("the script has no function loss_func beside its forward_step, where the losses are measured")
-
+def _loss_func(session: Session, stock):
     @functools.wraps(stock)
     def loss_func(loss_mask, *args):
         session.measure(args[-1], loss_mask)  # (loss_mask, moe_loss, mos_loss, output_tensor)
         return stock(loss_mask, *args)
 
-    names["loss_func"] = loss_func
+    loss_func.ado_measures = True
+    return loss_func
 
 
-def _hook_steps(session: Session, training) -> None:
-    stock_train, stock_step = training.train, training.train_step
-
+def _train(session: Session, stock):
     def train(forward_step_func, *args, **kwargs):
         if session.mixer is not None:
-            _hook_loss(session, forward_step_func)
-        return stock_train(forward_step_func, *args, **kwargs)
+            hook_script(forward_step_func, functools.partial(_loss_func, session))
+        return stock(forward_step_func, *args, **kwargs)
 
+    return train
+
+
+def _train_step(session: Session, stock):
     def train_step(*args, **kwargs):
+        from megatron.core import mpu
+        from megatron.global_vars import get_num_microbatches
+
         session.begin()
-        result = stock_step(*args, **kwargs)
-        settings = training.get_args()
-        dp = training.mpu.get_data_parallel_world_size()
-        batch = dp * settings.micro_batch_size * training.get_num_microbatches()
+        result = stock(*args, **kwargs)
+        settings = get_args()
+        batch = mpu.get_data_parallel_world_size() * settings.micro_batch_size * get_num_microbatches()
         session.end(settings.consumed_train_samples + batch, skipped=bool(result[1]))
         return result
 
-    training.train, training.train_step = train, train_step
+    return train_step
 
 
-def _hook_run(session: Session, training) -> None:
-    stock_save, stock_log, stock_pretrain = training.save_checkpoint, training.training_log, training.pretrain
-
-    def save_checkpoint(iteration, *args, **kwargs):
-        settings = training.get_args()
-        session.save(settings.save, iteration, settings.consumed_train_samples)
-        return stock_save(iteration, *args, **kwargs)
-
+def _training_log(session: Session, stock):
     def training_log(loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs):
-        result = stock_log(loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs)
-        settings = training.get_args()
+        result = stock(loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs)
+        settings = get_args()
         if session.mixer is not None and iteration % settings.log_interval == 0:
             session.log_line(settings.consumed_train_samples)
-            _write_weights(session, training, iteration)
+            _write_weights(session, iteration)
         return result
 
-    def pretrain(*args, **kwargs):
-        try:
-            result = stock_pretrain(*args, **kwargs)
-        except SystemExit as leaving:  # how the training loop ends early, on all ranks alike
-            if not leaving.code:
-                session.close()
-            raise
-        session.close()
-        return result
-
-    training.save_checkpoint, training.training_log, training.pretrain = save_checkpoint, training_log, pretrain
+    return training_log
 
 
-def _write_weights(session: Session, training, iteration: int) -> None:
+def _write_weights(session: Session, iteration: int) -> None:
     """The weights in the host's TensorBoard and W&B, on the rank that has them (the last)."""
-    writer = training.interop_tool_logger(training.get_tensorboard_writer(), training.get_wandb_writer())
+    from megatron.global_vars import get_tensorboard_writer, get_wandb_writer
+    from megatron.training import interop_tool_logger
+
+    writer = interop_tool_logger(get_tensorboard_writer(), get_wandb_writer())
     if writer.is_enabled():
-        for name, weight in session.weights(training.get_args().consumed_train_samples).items():
+        for name, weight in session.weights(get_args().consumed_train_samples).items():
             writer.add_scalar(f"ado/weight/{name}", weight, iteration)

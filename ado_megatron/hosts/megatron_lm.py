@@ -16,12 +16,11 @@
 from __future__ import annotations
 
 import functools
-import importlib
 
 import torch
 
 from ado_megatron.errors import UserError
-from ado_megatron.hosts.hooks import HookPoint, script_globals
+from ado_megatron.hosts.hooks import LOSS, HookPoint, Wrapper, hook_script, pretrain, save_checkpoint
 from ado_megatron.hosts.session import RunFacts, Session
 
 NAME = "megatron_lm"
@@ -47,19 +46,35 @@ HOOK_POINTS = (
 )  # fmt: skip
 
 
-def install(session: Session) -> None:
-    """Wire the session to the imported host. HOOK_POINTS must have been checked."""
-    training, builder = importlib.import_module(TRAINING), importlib.import_module(BUILDER)
-    _hook_data(session, training, builder.BlendedMegatronDatasetBuilder)
-    _hook_batches(session, importlib.import_module(RERUN))
-    _hook_steps(session, training)
-    _hook_run(session, training)
+def wrappers(session: Session) -> dict[str, Wrapper]:
+    """What each function of the host becomes: "module:name" → (the host's function → the hooked one)."""
+    builder, rerun = f"{BUILDER}:BlendedMegatronDatasetBuilder", f"{RERUN}:Rerun"
+    return {
+        f"{TRAINING}:build_train_valid_test_data_loaders": functools.partial(_loaders, session),
+        f"{builder}.build": functools.partial(_build, session),
+        f"{rerun}DataIterator.__next__": functools.partial(_next, session),
+        f"{rerun}StateMachine.should_run_forward_backward": functools.partial(_should_run, session),
+        f"{TRAINING}:train": functools.partial(_train, session),
+        f"{TRAINING}:train_step": functools.partial(_train_step, session),
+        f"{TRAINING}:dummy_train_step": functools.partial(_dummy_train_step, session),
+        f"{TRAINING}:training_log": functools.partial(_training_log, session),
+        f"{TRAINING}:save_checkpoint": functools.partial(save_checkpoint, session, get_args),
+        f"{TRAINING}:pretrain": functools.partial(pretrain, session),
+        LOSS: functools.partial(_loss_func, session),
+    }
+
+
+def get_args():
+    """The host's arguments."""
+    from megatron.training.global_vars import get_args
+
+    return get_args()
 
 
 # ---------------------------------------------------------------- data
 
 
-def _exclusions(args) -> list[tuple[bool, str]]:
+def exclusions(args) -> list[tuple[bool, str]]:
     """(it is so, the sentence) for everything of the host that an adaptive blend cannot serve."""
 
     def on(name):
@@ -87,34 +102,36 @@ def _train_blend(config):
     return None if blend is None else (*blend, (0.0, 1.0))
 
 
-def _hook_data(session: Session, training, builder) -> None:
-    stock_loaders, stock_build = training.build_train_valid_test_data_loaders, builder.build
-
+def _loaders(session: Session, stock):
     def build_train_valid_test_data_loaders(provider):
-        for excluded, sentence in _exclusions(training.get_args()):
+        for excluded, sentence in exclusions(get_args()):
             if excluded:
                 session.refuse(sentence)
-        loaders = stock_loaders(provider)
-        session.open(_facts(training))
+        loaders = stock(provider)
+        session.open(_facts())
         return loaders
 
+    return build_train_valid_test_data_loaders
+
+
+def _build(session: Session, stock):
     def build(self):
         if session.silent or self.config.mock:
-            return stock_build(self)
+            return stock(self)
         if self.cls.__name__ not in ("GPTDataset", "GPTFIMDataset"):
             session.refuse(f"datasets of type {self.cls.__name__} are not served; GPTDataset and GPTFIMDataset are")
-            return stock_build(self)
+            return stock(self)
         blend = _train_blend(self.config)
         if blend is None:
-            return stock_build(self)
+            return stock(self)
         if len(blend[0]) == 1:
             session.refuse("the train data is a single prefix, so there is nothing to mix; give two or more prefixes")
-            return stock_build(self)
-        return _build_adaptive(session, self, stock_build, *blend) if session.adaptive else _build_shadow(
-            session, self, stock_build, blend[0]
-        )
+            return stock(self)
+        if session.adaptive:
+            return _build_adaptive(session, self, stock, *blend)
+        return _build_shadow(session, self, stock, blend[0])
 
-    training.build_train_valid_test_data_loaders, builder.build = build_train_valid_test_data_loaders, build
+    return build
 
 
 def _build_shadow(session, builder, stock_build, prefixes):
@@ -155,10 +172,10 @@ class _without_train:
         setattr(self._config, self._name, self._kept)
 
 
-def _facts(training) -> RunFacts:
+def _facts() -> RunFacts:
     from megatron.core import parallel_state as mpu
 
-    args = training.get_args()
+    args = get_args()
     contributes = mpu.is_pipeline_last_stage(ignore_virtual=True) and mpu.get_tensor_model_parallel_rank() == 0
     return RunFacts(
         total_samples=args.train_samples or args.train_iters * args.global_batch_size,
@@ -172,106 +189,92 @@ def _facts(training) -> RunFacts:
 # ---------------------------------------------------------------- batches, losses, steps
 
 
-def _hook_batches(session: Session, rerun) -> None:
-    iterator, machine = rerun.RerunDataIterator, rerun.RerunStateMachine
-    stock_next, stock_should_run = iterator.__next__, machine.should_run_forward_backward
-
+def _next(session: Session, stock):
     def __next__(self):
-        batch = session.drawn(stock_next(self))
+        batch = session.drawn(stock(self))
         if isinstance(batch, dict) and "dataset_id" in batch:
             # no stock code reads it, and under context parallelism main trips over it
             batch = {name: value for name, value in batch.items() if name != "dataset_id"}
         return batch
 
+    return __next__
+
+
+def _should_run(session: Session, stock):
     def should_run_forward_backward(self, data_iterator):
-        run = stock_should_run(self, data_iterator)
+        run = stock(self, data_iterator)
         if run:
             session.begin()
         return run
 
-    iterator.__next__, machine.should_run_forward_backward = __next__, should_run_forward_backward
+    return should_run_forward_backward
 
 
-def _hook_loss(session: Session, forward_step) -> None:
-    names = script_globals(forward_step)
-    stock = names.get("loss_func")
-    if stock is None:
-        raise UserError("the script has no function loss_func beside its forward_step, where the losses are measured")
-    if getattr(stock, "ado_measures", False):
-        return
-
+def _loss_func(session: Session, stock):
     @functools.wraps(stock)
     def loss_func(loss_mask, output_tensor, *args, **kwargs):
         session.measure(output_tensor, loss_mask)
         return stock(loss_mask, output_tensor, *args, **kwargs)
 
     loss_func.ado_measures = True
-    names["loss_func"] = loss_func
+    return loss_func
 
 
-def _batch_samples(training) -> int:
-    args = training.get_args()
-    return training.mpu.get_data_parallel_world_size() * args.micro_batch_size * training.get_num_microbatches()
-
-
-def _hook_steps(session: Session, training) -> None:
-    stock_train, stock_step, stock_dummy = training.train, training.train_step, training.dummy_train_step
-
+def _train(session: Session, stock):
     def train(forward_step_func, *args, **kwargs):
         if session.mixer is not None:
-            _hook_loss(session, forward_step_func)
-        return stock_train(forward_step_func, *args, **kwargs)
+            hook_script(forward_step_func, functools.partial(_loss_func, session))
+        return stock(forward_step_func, *args, **kwargs)
 
+    return train
+
+
+def _batch_samples() -> int:
+    from megatron.core import num_microbatches_calculator, parallel_state
+
+    args, micro_batches = get_args(), num_microbatches_calculator.get_num_microbatches()
+    return parallel_state.get_data_parallel_world_size() * args.micro_batch_size * micro_batches
+
+
+def _train_step(session: Session, stock):
     def train_step(*args, **kwargs):
-        result = stock_step(*args, **kwargs)
+        result = stock(*args, **kwargs)
         skipped, leave = bool(result[1]), bool(result[3])
         if not leave:  # else the step was broken off, to be run again by a resumed run
-            session.end(training.get_args().consumed_train_samples + _batch_samples(training), skipped)
+            session.end(get_args().consumed_train_samples + _batch_samples(), skipped)
         return result
 
+    return train_step
+
+
+def _dummy_train_step(session: Session, stock):
     def dummy_train_step(data_iterator):
-        stock_dummy(data_iterator)
-        session.end(training.get_args().consumed_train_samples + _batch_samples(training), True)
+        stock(data_iterator)
+        session.end(get_args().consumed_train_samples + _batch_samples(), True)
 
-    training.train, training.train_step, training.dummy_train_step = train, train_step, dummy_train_step
+    return dummy_train_step
 
 
-def _hook_run(session: Session, training) -> None:
-    stock_save, stock_log, stock_pretrain = training.save_checkpoint, training.training_log, training.pretrain
-
-    def save_checkpoint(iteration, *args, **kwargs):
-        settings = training.get_args()
-        session.save(settings.save, iteration, settings.consumed_train_samples)
-        return stock_save(iteration, *args, **kwargs)
-
+def _training_log(session: Session, stock):
     def training_log(loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs):
-        result = stock_log(loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs)
-        settings = training.get_args()
+        result = stock(loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs)
+        settings = get_args()
         if session.mixer is not None and iteration % settings.log_interval == 0:
             session.log_line(settings.consumed_train_samples)
-            _write_weights(session, training, iteration)
+            _write_weights(session, iteration)
         return result
 
-    def pretrain(*args, **kwargs):
-        try:
-            result = stock_pretrain(*args, **kwargs)
-        except SystemExit as leaving:  # how the training loop ends early, on all ranks alike
-            if not leaving.code:
-                session.close()
-            raise
-        session.close()
-        return result
-
-    training.save_checkpoint, training.training_log, training.pretrain = save_checkpoint, training_log, pretrain
-    importlib.import_module("megatron.training").pretrain = pretrain
+    return training_log
 
 
-def _write_weights(session: Session, training, iteration: int) -> None:
+def _write_weights(session: Session, iteration: int) -> None:
     """The weights in the host's TensorBoard and W&B, on the rank that has them (the last)."""
-    writer, wandb = training.get_tensorboard_writer(), training.get_wandb_writer()
+    from megatron.training.global_vars import get_tensorboard_writer, get_wandb_writer
+
+    writer, wandb = get_tensorboard_writer(), get_wandb_writer()
     if writer is None and not wandb:
         return
-    scalars = {f"ado/weight/{n}": w for n, w in session.weights(training.get_args().consumed_train_samples).items()}
+    scalars = {f"ado/weight/{n}": w for n, w in session.weights(get_args().consumed_train_samples).items()}
     for name, value in scalars.items():
         if writer is not None:
             writer.add_scalar(name, value, iteration)
