@@ -84,8 +84,11 @@ def draw_weights(axes: Axes, run: Run, other: Run | None) -> None:
     axes.xaxis.set_major_formatter(percent)
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title("Weights against the prior")
-    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.45, -0.09), ncols=4, handletextpad=0.2,
-                columnspacing=1.0)  # fmt: skip
+    legend = axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.45, -0.09), ncols=4, handletextpad=0.2,
+                         columnspacing=1.0)  # fmt: skip
+    for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True):
+        if text.get_text() == "now":  # of all colours, not of the first domain's
+            handle.set_facecolor("#333333")
 
 
 def draw_domain(axes: Axes, run: Run, k: int, other: Run | None, *, detail: bool = True) -> None:

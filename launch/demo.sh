@@ -5,7 +5,7 @@
 #   bash launch/demo.sh --fresh   forgets the runs of before (not the data)
 #
 #   ADO_DEMO=DIR     where data and runs go (default: demo/ in the clone)
-#   ADO_STEPS=N      training steps of each run (default: 800)
+#   ADO_STEPS=N      training steps of each run (default: 700)
 #   ADO_PROCESSES=N  processes (default: 2)
 #   ADO_VENV, PYTHON see launch/venv.sh
 set -euo pipefail
@@ -29,8 +29,8 @@ export PYTHONWARNINGS=ignore::UserWarning,ignore::FutureWarning,ignore::Deprecat
 
 train() { # run directory, policy
     ado pretrain --data "$demo/data" --run-dir "$demo/$1" --resume --num-processes "${ADO_PROCESSES:-2}" \
-        --steps "${ADO_STEPS:-800}" --layers 2 --hidden 96 --heads 4 --seq-length 64 --micro-batch 16 --global-batch 32 \
-        --lr 2e-3 --lr-warmup-steps 30 --eval-interval 200 --eval-samples 48 --save-interval 400 --num-workers 1 \
+        --steps "${ADO_STEPS:-700}" --layers 2 --hidden 96 --heads 4 --seq-length 64 --micro-batch 16 --global-batch 32 \
+        --lr 2e-3 --lr-warmup-steps 30 --eval-interval 175 --eval-samples 48 --save-interval 350 --num-workers 1 \
         --ado-policy "$2" --ado-start-step 150 --ado-ignore-steps 40 --ado-refit-interval 50 --ado-fit-lag 20 --ado-log-interval 5
 }
 say "2/4 adaptive run: the mixture follows the losses -> $demo/adaptive"
