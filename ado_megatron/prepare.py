@@ -136,6 +136,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError("give --domain NAME=PATH once for each domain, or --demo alone")
     if not 0 < options.validation < 1:
         raise UserError(f"--validation {options.validation} is no share between 0 and 1")
+    for suffix in options.suffix:
+        if not re.fullmatch(r"\.[\w.]+", suffix):
+            raise UserError(f"--suffix {suffix} is no file ending such as .md")
     for name in ("vocab_size", "sample_chars", "document_chars", "workers"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be at least 1")
@@ -156,6 +159,9 @@ def find_sources(options: argparse.Namespace) -> list[Demo | Files]:
             raise UserError(f"--domain {item}: there are two domains {name}; give each its own name")
         more = dict(text_key=options.text_key, document_chars=options.document_chars)
         sources.append(Files.find(name, path, tuple(options.suffix), **more))
+    for name in [source.name for source in sources]:
+        if f"{name}_valid" in [source.name for source in sources]:
+            raise UserError(f"domains {name} and {name}_valid would share a file; give one of them another name")
     return sources
 
 

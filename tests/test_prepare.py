@@ -227,6 +227,7 @@ def test_reuse_keeps_the_same_and_refuses_another(tmp_path, model_file, capsys):
         ([], "give --domain NAME=PATH"),
         (["--demo", "--domain", "a=b"], "give --domain NAME=PATH"),
         (["--domain", "a"], "write NAME=PATH"),
+        (["--domain", "a=b", "--suffix", "md"], "--suffix md is no file ending"),
         (["--domain", "a b=c"], "write NAME=PATH"),
         (["--domain", "../a=c"], "write NAME=PATH"),
         (["--demo", "--validation", "1"], "--validation 1.0"),
@@ -249,6 +250,9 @@ def test_two_domains_of_one_name_and_white_space_in_the_path(tmp_path, capsys):
     twice = ["--domain", f"a={good}", "--domain", f"a={good}"]
     assert cli.main(["prepare", "--out", str(tmp_path / "out"), *twice]) == 2
     assert "two domains a" in capsys.readouterr().err
+    clash = ["--domain", f"a={good}", "--domain", f"a_valid={good}"]
+    assert cli.main(["prepare", "--out", str(tmp_path / "out"), *clash]) == 2
+    assert "domains a and a_valid would share a file" in capsys.readouterr().err
     assert cli.main(["prepare", "--out", str(tmp_path / "my out"), "--demo"]) == 2
     assert "white space" in capsys.readouterr().err
 
