@@ -114,7 +114,8 @@ def forecast(weights_C, lengths_C, drawn_C, samples_left: float, caps_C=None) ->
     v = _virtual_end(sorted_end, given, sorted_weight, out_at, samples_left)
     more_C = np.minimum(remaining_C, weights_C * v) if np.isfinite(v) else np.where(weights_C > 0, remaining_C, 0.0)
     after_C = drawn_C + more_C
-    return Forecast(runs_out_C, after_C, after_C / np.asarray(lengths_C), max(0.0, samples_left - float(more_C.sum())))
+    short = samples_left - float(more_C.sum())
+    return Forecast(runs_out_C, after_C, after_C / np.asarray(lengths_C), short if short > 1e-6 * samples_left else 0.0)
 
 
 def _virtual_end(sorted_end, given, sorted_weight, out_at, samples_left: float) -> float:
