@@ -17,6 +17,7 @@ from ado_megatron.config import AdoConfig
 from ado_megatron.scaling_law import Laws, fit_laws
 
 _FIRST_ROWS = 256
+_HUGE = 1e100  # a loss of this size is no loss
 _SUMS = ("steps", "total", "n", "loss", "tokens")
 _ROWS = ("step", "last", *_SUMS)
 _SCALARS = ("binned", "width", "last_step", "max_bins", "ignore_steps", "num_domains")
@@ -173,7 +174,11 @@ def _smoothed(loss_TxK, tokens_TxK, config, take):
     """Smoothed losses at the rows taken, and the weights of these points (None: equal)."""
     weight = tokens_TxK
     if config.smoothing == "savgol" and len(loss_TxK) >= config.smoothing_window:
-        loss_TxK = savgol_filter(loss_TxK, config.smoothing_window, config.smoothing_order, axis=0)
+        # the filter is linear over the whole column: one value that is not finite leaves nothing of its domain
+        whole_K = (np.abs(loss_TxK) < _HUGE).all(0)
+        kept = np.where(whole_K, loss_TxK, 1.0)
+        smooth = savgol_filter(kept, config.smoothing_window, config.smoothing_order, axis=0)
+        loss_TxK = np.where(whole_K, smooth, np.nan)
         # a smoothed point weighs the tokens of its window
         total = np.concatenate([np.zeros((1, tokens_TxK.shape[1])), np.cumsum(tokens_TxK, 0)])
         half, row_T = config.smoothing_window // 2, np.arange(len(tokens_TxK))

@@ -289,7 +289,8 @@ def along_valley(problem: Problem, theta_Nx3, step_Nx3, centre_N) -> np.ndarray:
         dgap = da - dalpha * centre_N - de
         level = p + de + s * dgap
         new_s = (alpha * s + dalpha * s + alpha * s * (1.0 - s) * dgap) / (alpha + dalpha)
-        bent = np.stack([level + np.log(new_s) + (alpha + dalpha) * centre_N, level + np.log1p(-new_s), alpha + dalpha], -1)
+        new_a = level + np.log(new_s) + (alpha + dalpha) * centre_N
+        bent = np.stack([new_a, level + np.log1p(-new_s), alpha + dalpha], -1)
     lower, upper = problem.lower_Nx3, problem.upper_Nx3
     side = [(point > lower) * 1 + (point >= lower) + (point >= upper) + (point > upper)
             for point in (theta_Nx3, straight, bent)]

@@ -82,7 +82,7 @@ def lowest(theta_KxMx3, f_KxM) -> np.ndarray:
 
 
 def valley(problem: Problem, theta_Kx3) -> np.ndarray:
-    """Points along the floor of the valley through theta: α is moved, level and slope at the centre stay, theta_KxMx3."""
+    """Points theta_KxMx3 along the floor of the valley through theta: α moves, level and slope at the centre stay."""
     moves_M = np.concatenate([_MOVES, -np.array(_MOVES)])
     alpha_KxM = theta_Kx3[:, 2:] + moves_M * np.maximum(theta_Kx3[:, 2:], 0.05)
     if np.isinf(problem.slope):

@@ -99,7 +99,9 @@ class AdoPolicy:
             log_speed_K = log_speed_K + np.log(n_K)
         known_K = ~np.isnan(log_speed_K) & (log_speed_K < np.inf)
         with np.errstate(divide="ignore"):  # log 0 = −inf is a share of zero
-            score_K = np.log(self.prior_K) + config.credit_exponent * np.log(credit_K)
+            score_K = np.log(self.prior_K)
+            if config.credit_exponent > 0:
+                score_K = score_K + config.credit_exponent * np.log(credit_K)
         score_K = np.where(known_K, score_K + config.speed_exponent * np.where(known_K, log_speed_K, 0.0), -np.inf)
         if not np.any(score_K > -np.inf):
             return self.prior_K
@@ -149,7 +151,8 @@ class StagesPolicy:
 
     def step(self, state: PolicyState, laws, counts_K) -> PolicyState:
         samples_K = state.samples_K + np.asarray(counts_K, np.int64)
-        return dataclasses.replace(state, step=state.step + 1, samples_K=samples_K, weights_K=self._weights(state.step + 1))
+        step = state.step + 1
+        return dataclasses.replace(state, step=step, samples_K=samples_K, weights_K=self._weights(step))
 
 
 def make_policy(config: AdoConfig, prior_K, names_K=None):
@@ -170,11 +173,13 @@ def read_stages(path: str, num_domains: int, names_K=None) -> list[tuple[int, np
         entries = json.loads(pathlib.Path(path).read_text())
         stages = [(int(entry["block"]), entry["weights"]) for entry in entries]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f'cannot read stages from {path}: {error}; expected [{{"block": 0, "weights": …}}, …]') from None
+        form = '[{"block": 0, "weights": …}, …]'
+        raise UserError(f"cannot read stages from {path}: {error}; expected {form}") from None
     blocks = [block for block, _ in stages]
     if not stages or blocks != sorted(set(blocks)) or blocks[0] < 0:
         raise UserError(f"stages in {path}: blocks must be ascending and not negative, got {blocks}")
-    return [(block, _stage_weights(weights, num_domains, names_K, f"block {block} of {path}")) for block, weights in stages]
+    return [(block, _stage_weights(weights, num_domains, names_K, f"block {block} of {path}"))
+            for block, weights in stages]
 
 
 def _stage_weights(weights, num_domains, names_K, where):

@@ -26,7 +26,7 @@ from ado_megatron.law_solver import Problem, cost, minimise
 from ado_megatron.law_starts import distinct, lowest, starts, valley
 
 _CHUNK = 100_000  # points of the problems that are solved together, so that work arrays stay in the cache
-_FAR = 1.0
+_FAR = 1.0  # a start whose objective is more than this share above the best one is left
 _WORK = 1_000_000  # points times starts of a group: small problems can afford more starts
 
 
@@ -77,8 +77,9 @@ class Laws:
         laws_Kx3 = np.asarray(laws_Kx3, np.float64)
         num = len(laws_Kx3)
         nothing = np.full(num, np.nan)
-        return cls(*laws_Kx3.T, objective_K=nothing, ok_K=np.isfinite(laws_Kx3).all(-1), points_K=np.zeros(num, np.int64),
-                   rms_K=nothing, stderr_Kx3=np.full((num, 3), np.nan), speed_stderr_K=nothing, reason_K=["given"] * num)
+        return cls(*laws_Kx3.T, objective_K=nothing, ok_K=np.isfinite(laws_Kx3).all(-1),
+                   points_K=np.zeros(num, np.int64), rms_K=nothing, stderr_Kx3=np.full((num, 3), np.nan),
+                   speed_stderr_K=nothing, reason_K=["given"] * num)
 
     def params(self) -> np.ndarray:
         """(log β, log ε, α) as a K x 3 array."""
@@ -155,6 +156,8 @@ def _problem(n_T, loss_TxK, weight_TxK, config):
     loss_TxK = np.asarray(loss_TxK, np.float64)
     if loss_TxK.ndim != 2:
         raise ValueError(f"loss_TxK must have two dimensions, not shape {loss_TxK.shape}")
+    if len(loss_TxK) == 0:  # no rows: one absent point
+        loss_TxK, n_T, weight_TxK = np.full((1, loss_TxK.shape[1]), np.nan), np.ones(1), None
     n = np.asarray(n_T, np.float64)
     n_TxK = np.broadcast_to(n[:, None] if n.ndim == 1 else n, loss_TxK.shape)
     weight_TxK = np.ones(loss_TxK.shape) if weight_TxK is None else np.asarray(weight_TxK, np.float64)

@@ -5,6 +5,8 @@ Legend: K domains; p_K sums to 1, lower_K ≤ upper_K, Σ lower ≤ 1 ≤ Σ upp
 
 import numpy as np
 
+_NOTHING = 1e-100  # a share this small is no share: scaling it up would overflow
+
 
 def project(p_K, lower_K, upper_K) -> np.ndarray:
     """Euclidean projection of p onto {lower ≤ q ≤ upper, Σ q = 1}.
@@ -25,7 +27,8 @@ def project_proportional(p_K, lower_K, upper_K) -> np.ndarray:
     be scaled: such a share sits at its lower bound. Falls back to `project` when scaling alone cannot reach sum 1.
     """
     p_K, lower_K, upper_K = _checked(p_K, lower_K, upper_K)
-    positive_K = p_K > 0
+    positive_K = p_K > _NOTHING
+    p_K = np.where(positive_K, p_K, 0.0)
     reach = np.where(positive_K, upper_K, lower_K).sum()
     if reach < 1.0:
         return project(p_K, lower_K, upper_K)
@@ -34,7 +37,10 @@ def project_proportional(p_K, lower_K, upper_K) -> np.ndarray:
         kinks = np.concatenate([lower_K[positive_K] / p_positive, upper_K[positive_K] / p_positive])
     kinks = kinks[np.isfinite(kinks)]
     scale = _root(kinks, lambda s: np.clip(s * p_K, lower_K, upper_K).sum())
-    return _settle(np.clip(scale * p_K, lower_K, upper_K), lower_K, upper_K)
+    q_K = np.clip(scale * p_K, lower_K, upper_K)
+    if abs(q_K.sum() - 1.0) > 1e-9:  # shares too far apart in size to be scaled together
+        return project(p_K, lower_K, upper_K)
+    return _settle(q_K, lower_K, upper_K)
 
 
 def rescale_and_clip(p_K, min_share) -> np.ndarray:
@@ -76,8 +82,8 @@ def _root(kinks, total):
 
 
 def _settle(q_K, lower_K, upper_K):
-    """Takes the last rounding error of the sum from the share with the most room."""
+    """Takes the last rounding error of the sum from the largest share that has room for it."""
     excess = q_K.sum() - 1.0
     room_K = q_K - lower_K if excess > 0 else upper_K - q_K
-    q_K[np.argmax(room_K)] -= excess
+    q_K[np.argmax(np.where(room_K >= abs(excess), q_K, -1.0))] -= excess
     return q_K
