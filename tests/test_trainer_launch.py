@@ -70,7 +70,8 @@ def test_bad_input_that_only_a_rank_finds_is_one_sentence_and_exit_code_2(tmp_pa
     (run / "checkpoints").mkdir(parents=True)
     arguments = (run, data, "--num-processes", "2", "--no-progress", "--resume")
     from ado_megatron.trainer.options import parse
-    from ado_megatron.trainer.validation import check_data, run_identity
+    from ado_megatron.trainer.run_dir import run_identity
+    from ado_megatron.trainer.validation import check_data
 
     options, config = parse(command(*arguments)[4:])
     (run / "config.json").write_text(json.dumps(run_identity(options, config, check_data(options), 2)))

@@ -10,7 +10,8 @@ from trainer_kit import VOCAB, write_data, write_prefix
 from ado_megatron import cli
 from ado_megatron.trainer import launch
 from ado_megatron.trainer.options import parse
-from ado_megatron.trainer.validation import check_data, parse_blend, run_identity
+from ado_megatron.trainer.run_dir import run_identity
+from ado_megatron.trainer.validation import check_data, parse_blend
 
 NAMES = [f"domain{k}_text_document" for k in range(3)]
 

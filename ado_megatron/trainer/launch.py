@@ -23,7 +23,8 @@ import warnings
 from ado_megatron.errors import UserError
 from ado_megatron.trainer.mixture import check_mixture
 from ado_megatron.trainer.options import TrainerOptions, parse
-from ado_megatron.trainer.validation import check_data, check_run_dir, run_identity
+from ado_megatron.trainer.run_dir import check_run_dir, run_identity
+from ado_megatron.trainer.validation import check_data
 
 _PARENT = "ADO_MEGATRON_PARENT"  # process id of `ado-megatron pretrain`, for its ranks
 

@@ -23,8 +23,9 @@ from ado_megatron.trainer.model import make_model
 from ado_megatron.trainer.optimizer import make_engine
 from ado_megatron.trainer.options import TrainerOptions
 from ado_megatron.trainer.progress import Progress
+from ado_megatron.trainer.run_dir import check_run_dir, run_identity
 from ado_megatron.trainer.steps import StepPlan
-from ado_megatron.trainer.validation import DataSpec, check_data, check_run_dir, run_identity
+from ado_megatron.trainer.validation import DataSpec, check_data
 
 
 @dataclass
@@ -52,13 +53,15 @@ class Trainer:
         identity = run_identity(options, config, data, self.place.dp)
         check_run_dir(options, config, identity)
         self.world = World.detect(self.place.contributes, self.place.device)
-        saving.write_identity(self.run, identity, self.world)
-        resume_at = saving.latest_step(self.run, self.world)
+        resume_at = saving.latest_step(self.run, self.world)  # collective, so every rank has checked by now
+        if resume_at is None:
+            saving.write_identity(self.run, identity, self.world)
         self.first_step = resume_at or 0
         self._make_engine(data, domains)
         self._make_mixer(domains)
         if resume_at is not None:
             saving.load(self.engine, self.mixer, self.run, resume_at)
+            saving.write_identity(self.run, identity, self.world)
         self.mixer.start(self.plan.consumed(self.first_step), step=self.first_step)
         datasets = build_train(data, options, self.place)
         self.feed = make_feed(datasets, self.mixer, options, self.plan, self.place, self.first_step)

@@ -1,6 +1,6 @@
 """Checkpoints of engine and mixer: `checkpoints/latest` names one only when both parts are complete.
 
-RUN/config.json                  what the run is (validation.run_identity)
+RUN/config.json                  what the run is (run_dir.run_identity)
 RUN/checkpoints/step_N/…         DeepSpeed's files
 RUN/checkpoints/latest           "step_N", replaced last
 RUN/ado/state_N.ado              the mixer's sidecar

@@ -1,5 +1,4 @@
-"""What can be known to be wrong before a process starts: paths, indices, weights, lengths, vocabulary, the run
-directory.
+"""What can be known to be wrong with the data before a process starts: paths, indices, weights, lengths, vocabulary.
 
 Runs in the launcher's parent and again on every rank (which then agree without talking). numpy and the standard
 library alone: no torch.
@@ -10,28 +9,19 @@ Legend: C columns, one a prefix.
 from __future__ import annotations
 
 import json
-import os
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
 from ado_megatron.trainer.options import TrainerOptions
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.float64, 7: np.float32, 8: np.uint16}
 _LOOKED_AT = 1 << 20  # tokens of each end of a prefix that are held against the vocabulary
-# Options of the mixer that may change when a run goes on (resume.py holds the others against the sidecar).
-_ADO_FREE = frozenset(
-    "policy stages shadow off audit log_interval wait_deadline lead fit_lag export_static start_step prior "
-    "temperature max_epochs "
-    "refit_interval early_refits groups profile accept_changes".split()
-)
 
 
 @dataclass(frozen=True)
@@ -255,75 +245,3 @@ def _check_tokens(prefix: Prefix, vocab_size: int) -> None:
             f"{prefix.path}.bin holds the token id {wrong} but the vocabulary has {vocab_size}; it was made with "
             "another tokenizer, or --vocab-size is too small"
         )
-
-
-# ---------------------------------------------------------------- the run directory
-
-
-def run_identity(options: TrainerOptions, config: AdoConfig, data: DataSpec, dp: int) -> dict[str, Any]:
-    """What config.json of a run directory says; two runs may continue one another when theirs agree."""
-    ado = {name: value for name, value in config.resolved().to_dict().items() if name not in _ADO_FREE}
-    prefixes = {"train": [p.identity() for p in data.train_C], "valid": [p.identity() for p in data.valid_C or ()]}
-    weights = None if data.weights_C is None else [float(w) for w in data.weights_C]
-    return {
-        "version": 1,
-        "options": options.identity() | {"vocab_size": data.vocab_size},
-        "ado": ado,
-        "data": prefixes | {"weights": weights},
-        "layout": {"tp": options.tp, "pp": options.pp, "dp": dp},
-    }
-
-
-def check_run_dir(options: TrainerOptions, config: AdoConfig, identity: dict[str, Any]) -> None:
-    """Refuse a run directory that holds something else. Writes nothing. Raises UserError naming what differs."""
-    run = Path(options.run_dir)
-    if run.exists() and not run.is_dir():
-        raise UserError(f"--run-dir {run} is a file; name a directory")
-    parent = next(p for p in (run, *run.absolute().parents) if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise UserError(f"--run-dir {run} cannot be written: no permission in {parent}")
-    if not (run / "config.json").is_file():
-        if (run / "ado").exists() or (run / "checkpoints").exists():
-            raise UserError(
-                f"--run-dir {run} holds ado/ or checkpoints/ but no config.json, so it is not a run of this "
-                "trainer; name another directory"
-            )
-        return
-    try:
-        theirs = json.loads((run / "config.json").read_text())
-    except ValueError as error:
-        raise UserError(f"{run / 'config.json'} is damaged; name another --run-dir") from error
-    differences = _differences(theirs, json.loads(json.dumps(identity)), options, config.accept_changes)
-    if differences:
-        raise UserError(
-            f"--run-dir {run} belongs to another configuration: {'; '.join(differences[:4])}; name another "
-            "directory or use its options"
-        )
-    if not options.resume:
-        raise UserError(
-            f"--run-dir {run} already holds this run; add --resume to go on from its last checkpoint, or name "
-            "another directory"
-        )
-
-
-def _differences(theirs: dict, ours: dict, options: TrainerOptions, accept_changes: bool) -> list[str]:
-    found = []
-    for part, prefix in (("options", "--"), ("ado", "--ado-"), ("layout", "")):
-        for name in sorted(set(theirs.get(part, {})) | set(ours[part])):
-            old, new = theirs.get(part, {}).get(name), ours[part].get(name)
-            if part == "layout" and name == "dp" and options.zero == 0 and not options.bf16:
-                continue  # every rank holds the whole optimizer, so the checkpoint does not depend on their number
-            if part == "options" and name in ("tp", "pp"):
-                continue  # said once, under layout
-            if old != new and not (accept_changes and part == "ado"):
-                flag = (
-                    prefix + name.replace("_", "-") if prefix else {"dp": "data-parallel ranks"}.get(name, "--" + name)
-                )
-                found.append(f"{flag} was {_show(old)}, is {_show(new)}")
-    if theirs.get("data") != ours["data"] and not accept_changes:
-        found.append("its data (prefixes, their contents or weights) is another")
-    return found
-
-
-def _show(value: Any) -> str:
-    return "not set" if value is None else str(value)
