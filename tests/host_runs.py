@@ -109,12 +109,14 @@ def _free_port() -> int:
         return one.getsockname()[1]
 
 
-def _launcher(host: str, ranks: int) -> list[str]:
+def _launcher(host: str, ranks: int, module: str | None) -> list[str]:
     python = os.environ.get("MEGATRON_PYTHON", sys.executable)
     if host.startswith("deepspeed"):
         port = ["--master_port", str(_free_port())]
-        return [python, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), *port, "--module"]
-    return [python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "-m"]
+        wrapped = ["--module", module] if module else []
+        return [python, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), *port, *wrapped]
+    wrapped = ["-m", module] if module else []
+    return [python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), *wrapped]
 
 
 def deepspeed_config(directory: Path, zero: int) -> list[str]:
@@ -129,11 +131,14 @@ def deepspeed_config(directory: Path, zero: int) -> list[str]:
 
 def train(
     host: str, save: Path, data: list[str], options=(), *, ranks=1, steps=24, zero=0, module="ado_megatron.run",
-    env=None, timeout=280,
+    root=None, timeout=280,
 ) -> Run:  # fmt: skip
-    """Run the host's own pretrain_gpt.py through `module`. data: the options that name the data."""
+    """Run the pretrain_gpt.py of the host (or of `root`, a copy of it) through `module`, or plainly if that is None.
+
+    data: the options that name the data. save: its directory, also of checkpoints, ado/ and logs.
+    """
     save.mkdir(parents=True, exist_ok=True)
-    script = checkout(host) / "pretrain_gpt.py"
+    script = (root or checkout(host)) / "pretrain_gpt.py"
     arguments = [*COMMON, *data, "--train-iters", str(steps), "--save", str(save)]
     arguments += ["--data-cache-path", str(save.parent / f"cache_{host}")]
     if host.startswith("deepspeed"):
@@ -141,7 +146,7 @@ def train(
         arguments += ["--no-pipeline-parallel"] if host == "deepspeed_flat" else []
     else:
         arguments += LM
-    command = [*_launcher(host, ranks), module, str(script), *arguments, *map(str, options)]
+    command = [*_launcher(host, ranks, module), str(script), *arguments, *map(str, options)]
     paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "ADO_CPU": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
@@ -151,7 +156,7 @@ def train(
     environment["PATH"] = os.pathsep.join([os.path.dirname(command[0]), environment["PATH"]])
     with open(save / f"log{len(list(save.glob('log*')))}.txt", "w+") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment | (env or {}), cwd=save,
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=save,
             start_new_session=True,
         )  # fmt: skip
         try:

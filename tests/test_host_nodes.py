@@ -61,10 +61,10 @@ class Node:
             "PATH": os.pathsep.join([os.path.dirname(python), os.environ["PATH"]]),
         }  # fmt: skip
         self.log = directory / f"node{rank}_{port}.txt"
-        self.process = subprocess.Popen(
-            list(map(str, command)), stdout=self.log.open("w"), stderr=subprocess.STDOUT, env=environment,
-            start_new_session=True,
-        )  # fmt: skip
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                list(map(str, command)), stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
 
     def wait_for(self, pattern, seconds):
         end = time.monotonic() + seconds

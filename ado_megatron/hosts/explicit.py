@@ -1,0 +1,48 @@
+"""The hooks as a patched checkout calls them (patches/, `ado-megatron patch`): by name, in the host's own files.
+
+    from ado_megatron.hosts import explicit as ado
+    ado.start("megatron_lm")                      in the training script, before it imports the host
+    @ado.hook("megatron.training.training:train") above a function, or NAME = ado.hook(…)(NAME) after an import
+
+The wrappers are those of `ado_megatron.run`, so the patched script run plainly trains as the wrapped one does. Where
+nothing was started (another script of the checkout, a loader's worker), a hook leaves its function alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+from ado_megatron.errors import UserError
+
+_wrappers: dict[str, Any] = {}
+
+
+def start(host: str) -> None:
+    """Take our options out of sys.argv and make the hooks live, unless they say --ado-off. Once a process."""
+    from ado_megatron.hosts import cpu
+    from ado_megatron.hosts.session import Session
+    from ado_megatron.run import parse
+
+    try:
+        config, script, arguments = parse([sys.argv[0], *sys.argv[1:]])
+    except UserError as error:
+        print(f"ado: error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    sys.argv[1:] = arguments
+    if cpu.wanted():
+        cpu.install(host)
+    if not config.off and not _wrappers:
+        _wrappers.update(importlib.import_module(f"ado_megatron.hosts.{host}").wrappers(Session(config)))
+    if cpu.wanted():
+        cpu.after_import(host)
+
+
+def hook(name: str):
+    """Decorator: the hooked function, or the function itself while nothing is started."""
+
+    def decorate(stock):
+        return _wrappers[name](stock) if name in _wrappers else stock
+
+    return decorate
