@@ -15,7 +15,7 @@ ROWS = [
     ["mixer"],
     ["planner", "recorder", "resume", "metrics", "checkpoint", "comm", "fitter"],
     ["meter", "dataset", "draw_log", "audit", "schedule", "table", "apportion", "supply", "domains"],
-    ["replay", "trace", "report_data", "report_table", "corpora", "encode", "domain_writer", "tokenizer", "documents",
+    ["replay", "replay_plot", "trace", "report_data", "report_table", "corpora", "encode", "domain_writer", "tokenizer", "documents",
      "arguments", "scaling_law", "law_solver", "law_error", "law_starts", "policy", "simplex", "history", "config",
      "profiles", "permutation", "errors"],
 ]  # fmt: skip
@@ -28,7 +28,7 @@ FOREIGN = {
     "deepspeed": {"hosts", "trainer", "doctor"},
     "apex": {"trainer"},
     "transformers": {"hosts"},
-    "matplotlib": {"report", "report_figures", "report_html"},
+    "matplotlib": {"report", "report_figures", "report_html", "replay_plot"},
     "PIL": {"report_figures"},  # matplotlib brings it
     "tensorboard": {"trainer"},
     "tqdm": {"prepare", "trainer"},
