@@ -3,9 +3,7 @@
 One cycle, in blocks (a block is a global batch). After block t, a *cut*: the interval's sums are reduced over the world
 and rank zero hands the history up to t to a fit process. The laws that come back decide the rows from block
 t + 1 + fit_lag on, wherever the clock stands, so a slow fit changes when the run waits and never what it trains on. The
-rows of a cycle are published `lead` blocks before their first reader may ask for them:
-
-    cut t ── fit in its own process ──► publish, `lead` rows early ──► first row under the new laws: t+1+fit_lag
+rows of a cycle are published `lead` blocks before their first reader may ask for them (refits.py).
 
 Collectives: one sum at a cut or checkpoint, one broadcast and one 8-byte comparison at a publication. None per step.
 
@@ -14,40 +12,28 @@ Legend: K domains, C columns, S rows, T steps.
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ado_megatron.checkpoint import atomic_write, read_sidecar, unnest, write_sidecar
+from ado_megatron.checkpoint import atomic_write, read_sidecar, write_sidecar
 from ado_megatron.comm import World
 from ado_megatron.config import AdoConfig
 from ado_megatron.domains import Domains
 from ado_megatron.draw_log import DrawLog
 from ado_megatron.errors import SidecarError, UserError
-from ado_megatron.fitter import Fit
 from ado_megatron.meter import DomainMeter
 from ado_megatron.planner import Planner
 from ado_megatron.recorder import Recorder
+from ado_megatron.refits import Cycle, Refits
 from ado_megatron.resume import Saved, pack
 from ado_megatron.schedule import Schedule, lead_blocks
 from ado_megatron.supply import caps_from_config, check_supply
 
 METER_BYTES = 64 << 20  # at most this much device memory between two reductions
-
-
-@dataclasses.dataclass
-class _Cycle:
-    """A cut whose laws are not yet in force. history: what the fit was given (None: no fit at this cut)."""
-
-    block: int
-    step: int
-    history: dict[str, np.ndarray] | None = None
-    fit: Fit | None = None
 
 
 class Mixer:
@@ -73,15 +59,16 @@ class Mixer:
         self.directory, self._log = Path(run_dir) / "ado", log
         # One more than the loader needs: under a batch ramp a step may straddle two blocks.
         self.lead = _lead(config, 1 + lead_blocks(num_workers, prefetch_factor, micro_batch, dp, block_size))
-        self.fit_lag = config.fit_lag
-        if self.fit_lag is None:  # a twentieth of the interval is minutes on a cluster; a fit takes seconds
-            self.fit_lag = self.lead - 2 + max(1, config.refit_interval // 20)
+        fit_lag = config.fit_lag
+        if fit_lag is None:  # a twentieth of the interval is minutes on a cluster; a fit takes seconds
+            fit_lag = self.lead - 2 + max(1, config.refit_interval // 20)
+        self.refits = Refits(self.config, fit_lag, self.lead)
         self.caps_C = caps_from_config(config, domains)
         if self.caps_C is not None and not config.off:
             check_supply(domains, self.caps_C, self.num_blocks * block_size)
         self.schedule = Schedule(
             domains.lengths_C, block_size, self.num_blocks, config.seed, stream_id_C=domains.stream_id_C,
-            min_rows=config.refit_interval + self.fit_lag + self.lead + 2, wait_deadline=config.wait_deadline,
+            min_rows=config.refit_interval + fit_lag + self.lead + 2, wait_deadline=config.wait_deadline,
         )  # fmt: skip
         num_domains = len(domains.names_K)
         rows = max(1, min(config.refit_interval + 1, METER_BYTES // (16 * num_domains)))
@@ -92,8 +79,6 @@ class Mixer:
         self._place = {} if dp_rank is None else {"dp_rank": dp_rank}
         self._steps: list[tuple[int, int, int]] = []  # measured, not yet reduced: (step, samples before, samples after)
         self._step = self._consumed = 0  # steps done, samples consumed by them
-        self._cycles: deque[_Cycle] = deque()
-        self._next_cut = 0 if self.config.refit_at(0) else self._cut_after(0)
         self._saved: Saved | None = None
         if world.is_zero:
             self.planner = Planner(self.config, domains, block_size, self.caps_C)
@@ -125,11 +110,11 @@ class Mixer:
             state["schedule"]["counts_SxC"] = rows_SxC[: max(self.num_blocks - first, 0)]  # the run may be cut short
             self.schedule.stream_id_C[:] = state["stream_id_C"]
             self.schedule.load_state_dict(state["schedule"])
-            self._next_cut = state["next_cut"]
-            self._cycles = self._cycles or deque(_Cycle(block, at) for block, at in state["cycles"])
+            if not self.world.is_zero:
+                self.refits.restore(state["next_cut"], [(block, at, None) for block, at in state["cycles"]])
         if self.world.is_zero:
             self.recorder.metrics.start(step)
-        self._publish_until(self._boundary())
+        self._publish()
         if self.config.audit:
             attempt = self.world.broadcast(time.time_ns())
             self.draw_log = DrawLog(
@@ -150,15 +135,14 @@ class Mixer:
             self._log(f"ado: goes on with other options or data than before, which were {'; '.join(saved.changes)}")
         self.planner.restore(saved)
         self.recorder.restore(saved.history())
-        next_cut, cycles = meta["next_cut"], meta["cycles"]
-        if not saved.keep_rows:  # fits under way belong to rows that are void
-            next_cut, cycles = self._cut_after(saved.first_free_block - 1), []
-        for n, (block, step, has_fit) in enumerate(cycles):
-            history = unnest(f"fit{n}", saved.arrays) if has_fit else None
-            self._cycles.append(_Cycle(block, step, history, Fit(history, self.config) if has_fit else None))
+        self.refits.restore(*saved.refits(self.refits))
+        return self._for_others(saved.schedule_state(), saved.stream_id_C())
+
+    def _for_others(self, schedule: dict[str, Any], stream_id_C: np.ndarray) -> dict[str, Any]:
+        """What the other ranks need of a restored rank zero."""
+        cycles = [(cycle.block, cycle.step) for cycle in self.refits.cycles]
         return {
-            "schedule": saved.schedule_state(), "stream_id_C": saved.stream_id_C(), "next_cut": next_cut,
-            "cycles": [c[:2] for c in cycles],
+            "schedule": schedule, "stream_id_C": stream_id_C, "next_cut": self.refits.next_cut, "cycles": cycles
         }  # fmt: skip
 
     def _begin_at(self, start_C: np.ndarray | None) -> dict[str, Any]:
@@ -172,11 +156,9 @@ class Mixer:
             )
         start_C = np.asarray(start_C, dtype=np.int64)
         self.planner.begin_at(block, start_C)
+        self.refits.restore(self.refits.cut_after(block - 1), [])
         schedule = self.schedule.state_dict(0) | {"first_block": block, "start_C": start_C}
-        return {
-            "schedule": schedule, "stream_id_C": self.domains.stream_id_C, "next_cut": self._cut_after(block - 1),
-            "cycles": [],
-        }  # fmt: skip
+        return self._for_others(schedule, self.domains.stream_id_C)
 
     def _facts(self) -> dict[str, Any]:
         """What every rank must have started with alike, named so that a message can say what differs."""
@@ -188,7 +170,7 @@ class Mixer:
         return options | {
             "set of options": self.config.fingerprint(), "data": self.domains.fingerprint(),
             "number of samples": self.total_samples, "block size": self.block_size, "lead": self.lead,
-            "fit lag": self.fit_lag,
+            "fit lag": self.refits.fit_lag,
         }  # fmt: skip
 
     def load(self, path: str | Path) -> None:
@@ -219,59 +201,39 @@ class Mixer:
             self.meter.discard()
         self._steps.append((step, self._consumed, consumed_samples))
         self._step, self._consumed = step + 1, consumed_samples
-        if self.fit_lag == 0 and consumed_samples % self.block_size:
+        if self.refits.fit_lag == 0 and consumed_samples % self.block_size:
             raise UserError(
                 f"--ado-fit-lag 0 needs steps of whole blocks, but step {step} ended at sample {consumed_samples} and "
                 f"a block has {self.block_size}; under a batch ramp give --ado-fit-lag 1 or more"
             )
         blocks_done = consumed_samples // self.block_size
-        while self._next_cut < blocks_done:
+        while self.refits.next_cut < blocks_done:
             self._cut()
-        while self._cycles and blocks_done >= self._due(self._cycles[0]):
-            self._apply(self._cycles.popleft())
+        while (cycle := self.refits.pop_due(blocks_done)) is not None:
+            self._apply(cycle)
 
     def _cut(self) -> None:
         """Reduce, and start the fit on the history up to here."""
-        cycle = _Cycle(self._next_cut, self._step)
         self._reduce()
-        if self.world.is_zero and self.config.refit_at(cycle.block):
-            cycle.history = self.recorder.history.cut(self._step)
-            cycle.fit = Fit(cycle.history, self.config)
-        self._cycles.append(cycle)
-        self._next_cut = self._cut_after(cycle.block)
+        fits = self.world.is_zero and self.config.refit_at(self.refits.next_cut)
+        self.refits.cut(self._step, self.recorder.history.cut(self._step) if fits else None)
 
-    def _cut_after(self, block: int) -> int:
-        """The next block after which a cut is made: every refit, and every refit_interval blocks in any case."""
-        block += 1
-        while block % self.config.refit_interval and not self.config.refit_at(block):
-            block += 1
-        return block
-
-    def _due(self, cycle: _Cycle) -> int:
-        """Blocks done when the cycle's laws must be there, so that `lead` rows stay planned; not before the cut."""
-        return max(cycle.block + 1, cycle.block + 2 + self.fit_lag - self.lead)
-
-    def _apply(self, cycle: _Cycle) -> None:
+    def _apply(self, cycle: Cycle) -> None:
         """Put the cycle's laws in force and publish the rows that they decide."""
-        if self.world.is_zero and cycle.fit is not None:
+        if cycle.fit is not None:
             outcome = cycle.fit.result(self.config.wait_deadline)
             if outcome.laws is None:
                 self._log(f"ado: the fit at block {cycle.block} failed, the old laws stay in force: {outcome.reason}")
             else:
                 self.planner.laws = outcome.laws.merged(self.planner.laws)
-            self.recorder.write_fit(self._step, cycle.step, cycle.block + 1 + self.fit_lag, outcome)
+            self.recorder.write_fit(self._step, cycle.step, self.refits.applies_at(cycle.block), outcome)
             if outcome.waited > 1.0:
                 self._log(f"ado: the training waited {outcome.waited:.1f} s for the fit of block {cycle.block}")
-        self._publish_until(self._boundary())
+        self._publish()
 
-    def _boundary(self) -> int:
-        """The first block whose laws are not known yet: that of the oldest cycle under way, or of the next cut."""
-        block = self._cycles[0].block if self._cycles else self._next_cut
-        return min(block + 1 + self.fit_lag, self.num_blocks)
-
-    def _publish_until(self, stop: int) -> None:
-        """Plan on rank zero, publish on every rank, and compare, the rows up to block `stop`."""
-        first = self.schedule.planned
+    def _publish(self) -> None:
+        """Plan on rank zero, publish on every rank, and compare, the rows up to the horizon."""
+        first, stop = self.schedule.planned, min(self.refits.horizon, self.num_blocks)
         if stop <= first:
             return
         rows_SxC = self.world.broadcast(self.planner.plan(stop - first) if self.world.is_zero else None)
@@ -319,10 +281,10 @@ class Mixer:
         first_free_block = -(-consumed_samples // self.block_size)
         return pack(
             {"step": step, "consumed_samples": consumed_samples, "block_size": self.block_size,
-             "next_cut": self._next_cut},
+             "next_cut": self.refits.next_cut},
             config=self.config, domains=self.domains, schedule=self.schedule.state_dict(consumed_samples),
             planner=self.planner.to_arrays(first_free_block), history=self.recorder.history.to_arrays(),
-            cycles=[(c.block, c.step, c.history) for c in self._cycles],
+            cycles=[(c.block, c.step, c.history) for c in self.refits.cycles],
         )  # fmt: skip
 
     def _export_static(self, consumed_samples: int) -> None:
@@ -336,9 +298,7 @@ class Mixer:
         self._reduce()
         if self.world.is_zero:
             self.recorder.flush(self._step, self._consumed)
-            for cycle in self._cycles:
-                if cycle.fit is not None:
-                    cycle.fit.cancel()
+            self.refits.cancel()
         if self.draw_log is not None:
             self.draw_log.close()
 

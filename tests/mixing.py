@@ -41,9 +41,7 @@ RUNS: list[Run] = []  # a test may abandon a run as a crash would; its fits are 
 
 def stop_fits() -> None:
     for run in RUNS:
-        for cycle in run.mixer._cycles:
-            if cycle.fit is not None:
-                cycle.fit.cancel()
+        run.mixer.refits.cancel()
     RUNS.clear()
 
 

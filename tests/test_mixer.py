@@ -18,7 +18,7 @@ from mixing import (
     stop_fits,
 )
 
-from ado_megatron import fitter, mixer
+from ado_megatron import fitter, refits
 from ado_megatron.errors import SidecarError, UserError
 from ado_megatron.history import LossHistory, fit_history
 from ado_megatron.metrics import read_metrics
@@ -41,7 +41,7 @@ class HereAndNow(fitter.Fit):
 @pytest.fixture(autouse=True)
 def _fits(request, monkeypatch):
     if "real_fits" not in request.keywords:
-        monkeypatch.setattr(mixer, "Fit", HereAndNow)
+        monkeypatch.setattr(refits, "Fit", HereAndNow)
     yield
     stop_fits()
 
@@ -101,7 +101,7 @@ def test_the_rows_do_not_depend_on_how_long_a_fit_takes(tmp_path, monkeypatch, d
             time.sleep(delay)
             return super().result(deadline)
 
-    monkeypatch.setattr(mixer, "Fit", SlowFit)
+    monkeypatch.setattr(refits, "Fit", SlowFit)
     slow = Run(tmp_path / "b", steps=60).start().train(60)
     np.testing.assert_array_equal(quick.rows(), slow.rows())
     assert quick.stream == slow.stream
@@ -113,7 +113,7 @@ def test_a_wait_for_a_late_fit_is_logged(tmp_path, monkeypatch):
         def result(self, deadline):
             return dataclasses.replace(super().result(deadline), waited=12.3)
 
-    monkeypatch.setattr(mixer, "Fit", LateFit)
+    monkeypatch.setattr(refits, "Fit", LateFit)
     run = Run(tmp_path, steps=40).start().train(40)
     assert run.messages == ["ado: the training waited 12.3 s for the fit of block 20"]
     assert records(tmp_path, "fit")[0]["wait_seconds"] == 12.3
@@ -128,7 +128,7 @@ def test_a_failed_fit_leaves_the_old_laws_and_says_why(tmp_path, monkeypatch):
 
     run = Run(tmp_path, steps=100).start().train(45)
     laws = run.mixer.planner.laws
-    monkeypatch.setattr(mixer, "Fit", DyingFit)
+    monkeypatch.setattr(refits, "Fit", DyingFit)
     run.train(100)
     assert run.mixer.planner.laws is laws
     said = "the fit at block 60 failed, the old laws stay in force: its process ended with status -9"
