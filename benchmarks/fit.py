@@ -1,6 +1,6 @@
 """CPU time and optimality of the fit, against 512 L-BFGS starts on the released objective, in one run.
 
-    python benchmarks/fit.py                 minutes: the baseline on a few domains of 500 points
+    python benchmarks/fit.py                 minutes: the baseline on six domains of 200 points
     python benchmarks/fit.py --points 5900 --baseline-domains 22    hours, for the baseline
 
 Seconds are of CPU; set OMP_NUM_THREADS=1.
@@ -125,7 +125,7 @@ def long_run(steps, num_domains, profile):
 def main(argv=None) -> int:
     """Prints one JSON object a measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int, default=500)
+    parser.add_argument("--points", type=int, default=200)
     parser.add_argument("--baseline-domains", type=int, default=6)
     parser.add_argument("--quick", action="store_true", help="the comparison alone")
     args = parser.parse_args(argv)
