@@ -135,7 +135,7 @@ class Mixer:
             self._log(f"ado: goes on with other options or data than before, which were {'; '.join(saved.changes)}")
         self.planner.restore(saved)
         self.recorder.restore(saved.history())
-        self.refits.restore(*saved.refits(self.refits))
+        self.refits.restore(*saved.refits(self.refits.cut_after))
         return self._for_others(saved.schedule_state(), saved.stream_id_C())
 
     def _for_others(self, schedule: dict[str, Any], stream_id_C: np.ndarray) -> dict[str, Any]:

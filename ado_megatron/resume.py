@@ -8,7 +8,7 @@ Legend: K domains, C columns, S rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from ado_megatron.config import AdoConfig
 from ado_megatron.domains import Domains
 from ado_megatron.errors import SidecarError
 from ado_megatron.permutation import derive_key
-from ado_megatron.refits import Refits
 
 # Decide rows, but a user may well change them in the middle of a run: what is saved keeps its meaning.
 _FREE = {
@@ -124,10 +123,10 @@ class Saved:
             state["counts_SxC"] = state["counts_SxC"][:partial]
         return state
 
-    def refits(self, refits: Refits) -> tuple[int, list[tuple[int, int, dict | None]]]:
+    def refits(self, cut_after: Callable[[int], int]) -> tuple[int, list[tuple[int, int, dict | None]]]:
         """(next cut, cycles under way with the histories of their fits); no cycle where its rows are void."""
         if not self.keep_rows:
-            return refits.cut_after(self.first_free_block - 1), []
+            return cut_after(self.first_free_block - 1), []
         cycles = [
             (block, step, unnest(f"fit{n}", self.arrays) if has_fit else None)
             for n, (block, step, has_fit) in enumerate(self.meta["cycles"])
