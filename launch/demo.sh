@@ -31,7 +31,9 @@ train() { # run directory, policy
     ado pretrain --data "$demo/data" --run-dir "$demo/$1" --resume --num-processes "${ADO_PROCESSES:-2}" \
         --steps "${ADO_STEPS:-700}" --layers 2 --hidden 96 --heads 4 --seq-length 64 --micro-batch 16 --global-batch 32 \
         --lr 2e-3 --lr-warmup-steps 30 --eval-interval 175 --eval-samples 48 --save-interval 350 --num-workers 1 \
-        --ado-policy "$2" --ado-start-step 150 --ado-ignore-steps 40 --ado-refit-interval 50 --ado-fit-lag 20 --ado-log-interval 5
+        --ado-policy "$2" --ado-start-step 150 --ado-ignore-steps 40 --ado-refit-interval 50 --ado-fit-lag 20 \
+        --ado-log-interval 5 ||
+        fail "the run in $demo/$1 stopped; the same command continues it, or with --fresh forgets it and starts anew"
 }
 say "2/4 adaptive run: the mixture follows the losses -> $demo/adaptive"
 train adaptive ado
