@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ado_megatron.checkpoint import read_sidecar
 from ado_megatron.comm import World
 from ado_megatron.config import AdoConfig
 from ado_megatron.domains import Domains
@@ -56,6 +57,24 @@ class RunFacts:
 def sidecar_path(checkpoints: str | Path, iteration: int) -> Path:
     """The mixer's state that belongs to the checkpoint of `iteration` in a host's checkpoint directory."""
     return Path(checkpoints) / "ado" / f"state_{iteration}.ado"
+
+
+def _resume_problem(path: Path, shadow: bool) -> str | None:
+    """Why the data of a run cannot go on from the checkpoint that `path` belongs to, or None."""
+    if not path.is_file():
+        return (
+            f"there is no {path}, so the checkpoint of that iteration was not trained with ado_megatron, and which "
+            "samples its run drew is not recorded; start anew, or go on with --ado-off"
+        )
+    was_shadow = bool(read_sidecar(path)[0]["config"]["shadow"])
+    if was_shadow and not shadow:
+        return (
+            f"{path} was written in shadow mode: the host drew in an order of its own, in which an epoch cannot be "
+            "continued without repeating samples; start anew, or go on with --ado-shadow"
+        )
+    if shadow and not was_shadow:
+        return f"{path} was written by an adaptive run, whose samples the host's own blend does not know"
+    return None
 
 
 def say(text: str) -> None:
@@ -130,20 +149,15 @@ class Session:
             prefetch_factor=PREFETCH_FACTOR, micro_batch=facts.micro_batch, dp=facts.dp, log=say,
         )  # fmt: skip
         if facts.iteration > 0:
-            self._load(mixer, facts, world)
+            path = sidecar_path(facts.load or ".", facts.iteration)
+            problem = world.broadcast(_resume_problem(path, self.config.shadow) if world.is_zero else None)
+            if problem is not None:
+                self.refuse(problem)
+                return
+            mixer.load(path)
         mixer.start(facts.consumed_samples, step=facts.iteration)
         self.mixer, self.facts, self._step = mixer, facts, facts.iteration
         say(f"{'measuring the stock blend of' if self.config.shadow else 'mixing'} {len(domains.names_K)} domains")
-
-    def _load(self, mixer: Mixer, facts: RunFacts, world: World) -> None:
-        path = sidecar_path(facts.load or ".", facts.iteration)
-        if world.broadcast(path.is_file()):
-            mixer.load(path)
-        elif not self.config.shadow:
-            raise UserError(
-                f"the checkpoint of iteration {facts.iteration} in {facts.load} has no {path.name} beside it, so it is "
-                "not known what its run has drawn; resume one that was trained with ado_megatron"
-            )
 
     # ---------------------------------------------------------------- batches and losses
 
