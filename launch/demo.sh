@@ -32,8 +32,10 @@ train() { # run directory, policy
         --steps "${ADO_STEPS:-700}" --layers 2 --hidden 96 --heads 4 --seq-length 64 --micro-batch 16 --global-batch 32 \
         --lr 2e-3 --lr-warmup-steps 30 --eval-interval 175 --eval-samples 48 --save-interval 350 --num-workers 1 \
         --ado-policy "$2" --ado-start-step 150 --ado-ignore-steps 40 --ado-refit-interval 50 --ado-fit-lag 20 \
-        --ado-log-interval 5 ||
-        fail "the run in $demo/$1 stopped; the same command continues it, or with --fresh forgets it and starts anew"
+        --ado-log-interval 5 || case $? in
+        2) fail "the demo stops here; bash launch/demo.sh --fresh forgets the runs of before" ;;
+        *) fail "the run in $demo/$1 was stopped; the same command continues it, --fresh starts anew" ;;
+    esac
 }
 say "2/4 adaptive run: the mixture follows the losses -> $demo/adaptive"
 train adaptive ado
