@@ -75,6 +75,7 @@ def _start(processes: int, port: int, argv: list[str]) -> int:
     environment[_PARENT] = str(os.getpid())
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     environment.setdefault("PYTHONUNBUFFERED", "1")
+    environment.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # megatron-core's order of kernels under --tp on a GPU
     if os.path.isdir("/sys/class/net/lo"):
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
     launcher = subprocess.Popen(command, env=environment, start_new_session=True)

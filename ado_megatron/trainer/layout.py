@@ -58,9 +58,9 @@ def set_up(options: TrainerOptions) -> Place:
 
     Raises UserError when the world cannot be split as the options ask.
     """
-    # An operator for inference that DeepSpeed would otherwise compile during the first start (one to two minutes on a
-    # CPU).
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed asks here whether it may compile a shared-memory operator for inference on a CPU (one to two minutes in
+    # the first start). Its own answer would be found by trying to link every operator it has.
+    deepspeed.ops.__compatible_ops__ = {}
     accelerator = get_accelerator()
     accelerator.set_device(int(os.environ.get("LOCAL_RANK", 0)))  # before any group, which binds to the current device
     deepspeed.init_distributed(accelerator.communication_backend_name(), verbose=False)

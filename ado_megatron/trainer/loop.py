@@ -180,4 +180,6 @@ def train(options: TrainerOptions, config: AdoConfig, *, record: bool = False) -
         trainer.say(f"resumed after step {trainer.first_step}")
     outcome = trainer.train()
     trainer.close()
+    if outcome.last_step:
+        trainer.say(f"{outcome.last_step} of {options.steps} steps done; checkpoint in {trainer.run / 'checkpoints'}")
     return outcome

@@ -7,6 +7,7 @@ import logging
 
 import deepspeed
 import torch
+from deepspeed.ops.op_builder.builder import CUDAMismatchException, MissingCUDAException
 from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.pipe.engine import PipelineEngine
 
@@ -39,7 +40,13 @@ def make_optimizer(groups: list[dict], lr: float, device: torch.device) -> tuple
             from deepspeed.ops.adam import FusedAdam
 
             return FusedAdam(groups, lr=lr, betas=_BETAS, eps=_EPS, adam_w_mode=True), "DeepSpeed FusedAdam"
-        except (ImportError, RuntimeError, OSError) as error:  # it is compiled here, which needs CUDA's compiler
+        except (
+            ImportError,
+            RuntimeError,
+            OSError,
+            MissingCUDAException,
+            CUDAMismatchException,
+        ) as error:  # it is compiled here, which needs CUDA's compiler
             reason = f"DeepSpeed's FusedAdam does not build here: {str(error).splitlines()[0]}"
         return torch.optim.AdamW(groups, lr=lr, betas=_BETAS, eps=_EPS, fused=True), f"torch AdamW, fused ({reason})"
     return torch.optim.AdamW(groups, lr=lr, betas=_BETAS, eps=_EPS), "torch AdamW"
