@@ -5,9 +5,10 @@ Legend: K domains, T points, 3 = (log β, log ε, α).
 
 import numpy as np
 
-from ado_megatron.law_solver import Problem, predict
+from ado_megatron.law_solver import Problem, predict, solve_3x3
 
 _RIDGE = 1e-12
+_NO_INFORMATION = 1e-200  # of a parameter; its error is then huge, and finite
 
 
 def standard_errors(problem: Problem, theta_Kx3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -31,10 +32,10 @@ def standard_errors(problem: Problem, theta_Kx3) -> tuple[np.ndarray, np.ndarray
     jac = np.where(held[:, None, :], 0.0, jac)
     information = np.einsum("kt,kti,ktj->kij", share, jac, jac)
     diagonal = np.einsum("kii->ki", information)
-    root = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    root = np.sqrt(np.maximum(diagonal, _NO_INFORMATION))
     unit = information / (root[:, :, None] * root[:, None, :])
-    unit = unit + np.eye(3) * np.where(diagonal > 0, _RIDGE, 1.0)[:, None, :]
-    covariance = np.linalg.inv(unit) / (root[:, :, None] * root[:, None, :])
+    unit = unit + np.eye(3) * np.where(diagonal > _NO_INFORMATION, _RIDGE, 1.0)[:, None, :]
+    covariance = solve_3x3(unit, np.eye(3)) / (root[:, :, None] * root[:, None, :])
     covariance = np.where(held[:, :, None] | held[:, None, :], 0.0, covariance)
     freedom_K = np.maximum(effective_K - (~held).sum(-1), 0.5)
     covariance = covariance * (scale_K**2 / freedom_K)[:, None, None]
