@@ -28,7 +28,7 @@ DOMAINS = {"wiki": (0.4, 160), "code": (0.3, 120), "news": (0.2, 80), "law": (0.
 # tokens 0…126; every flag below is the same in all three hosts
 COMMON = (
     "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32 --max-position-embeddings 32 "
-    "--micro-batch-size 2 --global-batch-size 8 --lr 1e-2 --lr-decay-style constant --split 90,5,5 "
+    "--micro-batch-size 2 --global-batch-size 8 --lr 1e-2 --lr-decay-style constant "
     "--tokenizer-type NullTokenizer --vocab-size 127 --eval-iters 1 --eval-interval 10 --log-interval 1 "
     "--attention-dropout 0 --hidden-dropout 0 --distributed-backend gloo --no-gradient-accumulation-fusion "
     "--save-interval 1000"
@@ -38,6 +38,7 @@ LM = (
     "--no-bias-dropout-fusion --no-masked-softmax-fusion --no-rope-fusion --use-cpu-initialization "
     "--position-embedding-type rope --disable-bias-linear --ckpt-format torch"
 ).split()
+SPLIT = ["--split", "90,5,5"]
 DEEPSPEED = ["--deepspeed", "--data-impl", "mmap"]
 # a refit every 6 steps from step 6 on, on raw losses: 24 steps see three
 QUICK_ADO = (
@@ -140,6 +141,8 @@ def train(
     save.mkdir(parents=True, exist_ok=True)
     script = (root or checkout(host)) / "pretrain_gpt.py"
     arguments = [*COMMON, *data, "--train-iters", str(steps), "--save", str(save)]
+    if data[0] in ("--data-path", "--data-args-path"):
+        arguments += SPLIT
     arguments += ["--data-cache-path", str(save.parent / f"cache_{host}")]
     if host.startswith("deepspeed"):
         arguments += DEEPSPEED + deepspeed_config(save, zero)

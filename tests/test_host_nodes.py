@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from host_runs import COMMON, DEEPSPEED, QUICK_ADO, ROOT, Run, checkout, deepspeed_config, write_domains
+from host_runs import COMMON, DEEPSPEED, QUICK_ADO, ROOT, SPLIT, Run, checkout, deepspeed_config, write_domains
 
 from ado_megatron.audit import audit
 
@@ -88,7 +88,7 @@ def test_two_nodes_lose_one_and_resume(layout, namespaces, tmp_path):
     save.mkdir()
     common = [value if value != "1000" else "4" for value in COMMON]  # a checkpoint every 4 steps
     arguments = [
-        *common, *data, *DEEPSPEED, *deepspeed_config(tmp_path, 0), "--train-iters", "24",
+        *common, *data, *SPLIT, *DEEPSPEED, *deepspeed_config(tmp_path, 0), "--train-iters", "24",
         "--save", save, "--load", save, "--tensor-model-parallel-size", tp,
         "--pipeline-model-parallel-size", pp, "--num-workers", 2,
         "--data-cache-path", tmp_path / "cache", *QUICK_ADO, "--ado-audit",
