@@ -30,8 +30,8 @@ def start(*arguments, **options) -> subprocess.Popen:
         name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     }
     environment["OMP_NUM_THREADS"] = "1"
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen(command(*arguments), env=environment, **pipes, **options)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) | options
+    return subprocess.Popen(command(*arguments), env=environment, **pipes)
 
 
 def left_over(run) -> list[int]:
@@ -87,28 +87,11 @@ def test_bad_input_that_only_a_rank_finds_is_one_sentence_and_exit_code_2(tmp_pa
 @pytest.mark.parametrize("victim", ["a rank", "the launcher", "the parent", "asked to stop"])
 def test_whoever_dies_nobody_is_left_and_the_exit_code_says_so(victim, tmp_path):
     data, run = write_data(tmp_path / "data"), tmp_path / "run"
-    process = start(
-        run,
-        data,
-        "--num-processes",
-        "2",
-        "--steps",
-        "100000",
-        "--lr-decay",
-        "constant",
-        "--no-progress",
-        "--save-interval",
-        "10",
-    )
+    endless = ["--num-processes", "2", "--steps", "100000", "--lr-decay", "constant", "--save-interval", "10"]
+    process = start(run, data, *endless, "--no-progress", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert wait_until((run / "checkpoints" / "latest").exists, 120)
     family = psutil.Process(process.pid).children(recursive=True)
-    ranks = [
-        p
-        for p in family
-        if "ado_megatron.trainer.launch" in p.cmdline()
-        and "deepspeed.launcher.launch" not in p.cmdline()
-        and "deepspeed.launcher.runner" not in p.cmdline()
-    ]
+    ranks = [p for p in family if p.cmdline()[1:4] == ["-u", "-m", "ado_megatron.trainer.launch"]]
     launcher = next(p for p in family if "deepspeed.launcher.launch" in p.cmdline())
     if victim == "asked to stop":
         process.terminate()
