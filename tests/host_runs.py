@@ -136,11 +136,13 @@ def train(
 ) -> Run:  # fmt: skip
     """Run the pretrain_gpt.py of the host (or of `root`, a copy of it) through `module`, or plainly if that is None.
 
-    data: the options that name the data. save: its directory, also of checkpoints, ado/ and logs.
+    data: the options that name the data. steps: None if the options say how long. save: the directory of checkpoints,
+    ado/ and logs.
     """
     save.mkdir(parents=True, exist_ok=True)
     script = (root or checkout(host)) / "pretrain_gpt.py"
-    arguments = [*COMMON, *data, "--train-iters", str(steps), "--save", str(save)]
+    arguments = [*COMMON, *data, "--save", str(save)]
+    arguments += ["--train-iters", str(steps)] if steps is not None else []
     if data[0] in ("--data-path", "--data-args-path"):
         arguments += SPLIT
     arguments += ["--data-cache-path", str(save.parent / f"cache_{host}")]

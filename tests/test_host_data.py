@@ -1,4 +1,4 @@
-"""Every way in which a host takes its data."""
+"""Every way in which a host takes its data, and runs that do not take a whole batch a step."""
 
 import json
 
@@ -45,3 +45,31 @@ def test_data_in_the_form_that_the_host_reads(host, form, tmp_path):
     assert head["prior_K"] == pytest.approx(expected)
     verdict = audit(run.directory)
     assert verdict.difference is None and verdict.samples == 48
+
+
+@pytest.mark.parametrize("host", ["lm", "lm_main"])
+def test_iterations_to_skip_draw_and_are_not_measured(host, tmp_path):
+    options = ["--num-workers", 1, *QUICK_ADO, "--ado-audit", "--iterations-to-skip", 3, 4]
+    run = train(host, tmp_path / "run", forms(tmp_path)["data_path"], options, steps=8)
+    assert run.status == 0, tail(run)
+    verdict = audit(run.directory)
+    assert verdict.difference is None and (verdict.samples, verdict.seen) == (64, 48)
+    tokens = {row["step"]: sum(row["tokens_K"]) for row in run.metrics("step")}
+    left_out = (4, 5) if host == "lm" else (3, 4)  # 0.16.1 counts iterations from 0, main from 1
+    assert tokens == {step: 0 if step in left_out else 8 * 32 for step in range(1, 9)}
+
+
+@pytest.mark.parametrize("host", ["lm", "deepspeed_flat"])
+def test_a_batch_ramp_keeps_blocks_of_the_final_batch(host, tmp_path):
+    ramp = ["--rampup-batch-size", 4, 4, 32, "--train-samples", 96, "--num-workers", 1, *QUICK_ADO, "--ado-audit"]
+    run = train(host, tmp_path / "run", forms(tmp_path)["data_path"], ramp, steps=None)
+    assert run.status == 0, tail(run)
+    rows = run.metrics("step")
+    sizes = [sum(row["counts_K"]) for row in rows]
+    assert set(sizes) == {4, 8} and sizes == sorted(sizes)
+    verdict = audit(run.directory)
+    assert verdict.difference is None and verdict.samples == verdict.seen == sum(sizes) == rows[-1]["consumed_samples"]
+    printed = run.curve
+    for step, loss in run.mixture_losses().items():
+        if step != 2:
+            assert loss == pytest.approx(float(printed[step][0]), abs=2e-6)

@@ -207,6 +207,8 @@ class Session:
                 self.mixer.draw_log.drawn(self._step, key_B.numpy(), sample_B.numpy())
             for key_B in self._seen:
                 self.mixer.draw_log.seen(self._step, key_B.numpy())
+            if skipped and not self._seen and self.facts.contributes:
+                self.mixer.draw_log.skipped(self._step)
         self.mixer.end_step(self._step, consumed_samples, skipped=skipped)
         self._step += 1
 
