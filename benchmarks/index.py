@@ -52,9 +52,12 @@ def time_theirs(weights_K: np.ndarray, blocks: int) -> tuple[float, np.ndarray]:
 
 
 def time_ours(weights_K: np.ndarray, blocks: int) -> tuple[float, np.ndarray]:
-    """Seconds until a waiting worker has read a sample of the last block, and our counts_SxK.
+    """Seconds until a sample can be read (the first read included), and our counts_SxK.
 
-    The worker exists before, as a loader's workers do, and polls as they do; it reports the time at which it had read.
+    A forked worker waits for the last block meanwhile; it must have read after the publication (its poll, of up to 20 ms,
+    is not counted).
+
+
     """
     columns = len(weights_K)
     schedule = Schedule(np.full(columns, 10**7), BLOCK, blocks, seed=0, min_rows=blocks)
@@ -145,6 +148,7 @@ def reads(sequence_length: int, repeat: int) -> dict:
         datasets, config = _gpt_datasets(directory, sequence_length)
         size = min(len(dataset) for dataset in datasets) * len(datasets) // 2 // BLOCK * BLOCK or 1024
         weights = [1.0 / len(datasets)] * len(datasets)
+        config.path_to_cache = None  # in memory
         theirs = BlendedDataset(datasets, weights, size, config)
         block = min(BLOCK, size)
         schedule = Schedule([len(dataset) for dataset in datasets], block, size // block, seed=0)
