@@ -80,7 +80,7 @@ class Trainer:
         self.mixer = Mixer(
             self.config, domains, total_samples=self.plan.total_samples, block_size=options.global_batch,
             world=self.world, run_dir=self.run, num_workers=options.num_workers, prefetch_factor=PREFETCH_FACTOR,
-            micro_batch=options.micro_batch, dp=self.place.dp, log=self.say,
+            micro_batch=options.micro_batch, dp=self.place.dp, dp_rank=self.place.dp_rank, log=self.say,
         )  # fmt: skip
         self.site.on_train = self._measure
 
