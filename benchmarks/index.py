@@ -54,10 +54,7 @@ def time_theirs(weights_K: np.ndarray, blocks: int) -> tuple[float, np.ndarray]:
 def time_ours(weights_K: np.ndarray, blocks: int) -> tuple[float, np.ndarray]:
     """Seconds until a sample can be read (the first read included), and our counts_SxK.
 
-    A forked worker waits for the last block meanwhile; it must have read after the publication (its poll, of up to 20 ms,
-    is not counted).
-
-
+    A forked worker waits for the last block meanwhile and must read it too; its poll, of up to 20 ms, is not counted.
     """
     columns = len(weights_K)
     schedule = Schedule(np.full(columns, 10**7), BLOCK, blocks, seed=0, min_rows=blocks)
