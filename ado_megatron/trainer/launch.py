@@ -16,9 +16,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
+from pathlib import Path
 
 from ado_megatron.errors import UserError
 from ado_megatron.trainer.mixture import check_mixture
@@ -26,6 +28,7 @@ from ado_megatron.trainer.options import TrainerOptions, parse
 from ado_megatron.trainer.run_dir import check_run_dir, run_identity
 from ado_megatron.trainer.validation import check_data
 
+_DONE = "ADO_MEGATRON_DONE"  # file that rank zero writes when it is through
 _PARENT = "ADO_MEGATRON_PARENT"  # process id of `ado-megatron pretrain`, for its ranks
 
 
@@ -66,18 +69,36 @@ def _free_port() -> int:
 
 
 def _start(processes: int, port: int, argv: list[str]) -> int:
-    """Run the launcher in a session of its own, so that all of it can be stopped; its exit code, or 128 + the signal
-    that stopped us."""
+    """Run the launcher; its exit code, or 128 + the signal that stopped it or us.
+
+    Its code is not enough: deepspeed's runner exits with 0 when the process that it waits for was killed.
+    """
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--hostfile", os.devnull]
     command += ["--num_gpus", str(processes), "--master_port", str(port), "--no_local_rank", "--module"]
     command += ["ado_megatron.trainer.launch", *argv]
-    environment = dict(os.environ)
-    environment[_PARENT] = str(os.getpid())
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    environment.setdefault("PYTHONUNBUFFERED", "1")
-    environment.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # megatron-core's order of kernels under --tp on a GPU
+    with tempfile.TemporaryDirectory(prefix="ado-megatron-") as folder:
+        done = Path(folder) / "done"
+        code = _wait_for(command, _environment(processes) | {_DONE: str(done)})
+        if code == 0 and not done.exists():
+            print("ado-megatron: error: the launcher ended before the run did; was it killed?", file=sys.stderr)
+            return 1
+    return code
+
+
+def _environment(processes: int) -> dict[str, str]:
+    """What the ranks inherit; the user's own settings go first."""
+    defaults = {
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
+        "PYTHONUNBUFFERED": "1",
+        "CUDA_DEVICE_MAX_CONNECTIONS": "1",  # megatron-core's order of kernels under --tp on a GPU
+    }
     if os.path.isdir("/sys/class/net/lo"):
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
+        defaults["GLOO_SOCKET_IFNAME"] = "lo"  # all ranks are on this machine
+    return defaults | dict(os.environ) | {_PARENT: str(os.getpid())}
+
+
+def _wait_for(command: list[str], environment: dict[str, str]) -> int:
+    """Run in a session of its own, so that all of it can be stopped, and pass on what we are asked to stop by."""
     launcher = subprocess.Popen(command, env=environment, start_new_session=True)
     stopped_by = []
 
@@ -92,7 +113,9 @@ def _start(processes: int, port: int, argv: list[str]) -> int:
         for number, handler in previous.items():
             signal.signal(number, handler)
         _stop_group(launcher.pid)
-    return 128 + stopped_by[0] if stopped_by else code if code >= 0 else 128 - code
+    if stopped_by:
+        return 128 + stopped_by[0]
+    return code if code >= 0 else 128 - code
 
 
 def _signal_group(group: int, number: int) -> bool:
@@ -128,6 +151,8 @@ def _rank(argv: list[str]) -> int:
 
         loop.train(options, config)
         layout.tear_down()
+        if os.environ["RANK"] == "0" and _DONE in os.environ:
+            Path(os.environ[_DONE]).touch()
     except UserError as error:
         if os.environ["RANK"] != "0":
             time.sleep(5.0)  # rank zero says the same; the launcher stops this rank meanwhile
