@@ -197,16 +197,22 @@ def _dense(quota_C: np.ndarray, step_C: np.ndarray, block_size: int, num_rows: i
     quota_C: of the first row. Rare columns are rounded to the nearest, which never goes back from row to row; of the
     others the largest remainders go up (15 bits of it, ties by column).
     """
-    quota_SxC = quota_C + np.arange(num_rows)[:, None] * step_C
+    quota_SxC = np.multiply(np.arange(num_rows)[:, None], step_C)
+    quota_SxC += quota_C
     part_SxC = quota_SxC & (_ONE - 1)
-    key_SxC = (part_SxC >> (_SHIFT - 15)) << 15
-    key_SxC |= np.where(part_SxC == 0, _LOW, _OPEN)
-    if (step_C < _ONE).any():
-        up_SxC = (part_SxC >= _HALF) | (quota_SxC < 0)
-        key_SxC = np.where(step_C < _ONE, np.where(up_SxC, _HIGH, _LOW), key_SxC)
     columns = len(step_C)
-    key_SxC = (key_SxC | np.arange(columns - 1, -1, -1)).astype(np.uint32)
-    extra_S = block_size * np.arange(1, num_rows + 1) - (quota_SxC >> _SHIFT).sum(axis=1)
+    # uint32 keys: class, 15 bits of the remainder, then the column; most passes are over half the bytes of the quotas.
+    key_SxC = (part_SxC >> (_SHIFT - 15)).astype(np.uint32)
+    key_SxC <<= np.uint32(15)
+    key_SxC |= np.uint32(_OPEN)
+    key_SxC[part_SxC == 0] = _LOW
+    rare = np.flatnonzero(step_C < _ONE)
+    if rare.size:
+        up = (part_SxC >= _HALF)[:, rare] | (quota_SxC[:, rare] < 0)
+        key_SxC[:, rare] = up * np.uint32(_HIGH)
+    key_SxC |= np.arange(columns - 1, -1, -1, dtype=np.uint32)
+    # The quotas of a row sum to the block, so what their floors leave is the sum of their remainders.
+    extra_S = part_SxC.sum(axis=1) >> _SHIFT
     sorted_SxC = np.sort(key_SxC, axis=1)
     rows, place_S = np.arange(num_rows), columns - extra_S
     least_S = np.where(extra_S > 0, sorted_SxC[rows, np.clip(place_S, 0, columns - 1)], np.uint32(0xFFFFFFFF))
@@ -260,6 +266,11 @@ def _dense_rows(
     num_rows = good - ahead + 1
     if num_rows < 1:
         return None, credit_C
-    quota_SxC = quota_C + np.arange(num_rows)[:, None] * step_C
-    taken_SxC = (quota_SxC >> _SHIFT) + chosen_SxC[:num_rows]
-    return np.diff(taken_SxC, axis=0, prepend=0), (quota_SxC[-1] - (taken_SxC[-1] << _SHIFT)) / _ONE
+    taken_SxC = np.multiply(np.arange(num_rows)[:, None], step_C)
+    taken_SxC += quota_C
+    last_C = taken_SxC[-1].copy()
+    taken_SxC >>= _SHIFT
+    taken_SxC += chosen_SxC[:num_rows]
+    counts_SxC = taken_SxC.astype(np.int32)  # cumulative within this call, so far below 2^31
+    counts_SxC[1:] -= counts_SxC[:-1].copy()
+    return counts_SxC, (last_C - (taken_SxC[-1] << _SHIFT)) / _ONE

@@ -111,11 +111,10 @@ class Schedule:
             raise ValueError(f"the run has {self.num_blocks} blocks")
         if (counts_SxC.sum(axis=1) != self.block_size).any() or (counts_SxC < 0).any():
             raise ValueError(f"every row must hold non-negative counts that sum to {self.block_size}")
-        after_SxC = self._next_start_C + np.cumsum(counts_SxC, axis=0, dtype=np.int64)
-        start_SxC = np.concatenate([self._next_start_C[None], after_SxC[:-1]])
-        self.digest = self.table.write(first_block, counts_SxC, start_SxC, self.digest)
-        if len(after_SxC):
-            self._next_start_C = after_SxC[-1].copy()
+        if len(counts_SxC):
+            self.digest, self._next_start_C = self.table.write(
+                first_block, counts_SxC.astype(np.int32, copy=False), self._next_start_C, self.digest
+            )
 
     # ---------------------------------------------------------------- reading
 

@@ -80,25 +80,36 @@ class SharedTable:
 
     def digest_S(self, block_S: np.ndarray, counts_SxC: np.ndarray, start_SxC: np.ndarray) -> np.ndarray:
         """`digest` of many rows, int64."""
-        sum_S = counts_SxC.astype(np.int64) @ self._odd_counts_C + start_SxC @ self._odd_start_C
+        sum_S = np.einsum("sc,c->s", counts_SxC, self._odd_counts_C) + start_SxC @ self._odd_start_C
         return derive_key_N((13,), block_S, sum_S).view(np.int64)
 
-    def write(self, first_block: int, counts_SxC: np.ndarray, start_SxC: np.ndarray, chain: int) -> int:
-        """Write the rows from first_block on, then announce them; returns the running digest after the last row."""
-        num_rows = len(counts_SxC)
-        block_S = np.arange(first_block, first_block + num_rows)
-        digest_S = self.digest_S(block_S, counts_SxC, start_SxC)
-        chain_S = np.empty(num_rows, dtype=np.int64)
-        for s, digest in enumerate(digest_S.tolist()):
-            chain = extend_chain(chain, digest)
-            chain_S[s] = chain
-        for low in range(0, num_rows, self.capacity):
-            part = slice(low, low + self.capacity)
-            slot_S = block_S[part] % self.capacity
-            self.counts_RxC[slot_S], self.start_RxC[slot_S] = counts_SxC[part], start_SxC[part]
-            self.header_RxH[slot_S] = np.stack([block_S[part], digest_S[part], chain_S[part]], axis=1)
-        self._range_2[1] = first_block + num_rows
-        return chain
+    def write(self, first_block: int, counts_SxC: np.ndarray, start_C: np.ndarray, chain: int) -> tuple[int, np.ndarray]:
+        """Write the rows from first_block on, then announce them.
+
+        counts_SxC: int32. start_C: samples of each column before the first of them. Returns the running digest and the
+        samples of each column after the last row.
+        """
+        chains = []
+        row = 0
+        while row < len(counts_SxC):  # as many rows as lie in one piece of the ring
+            block, slot = first_block + row, (first_block + row) % self.capacity
+            part_SxC = counts_SxC[row : row + self.capacity - slot]
+            slots = slice(slot, slot + len(part_SxC))
+            self.counts_RxC[slots] = part_SxC
+            start_SxC = self.start_RxC[slots]  # summed up where it stays: no array as long as the plan
+            start_SxC[0], start_SxC[1:] = start_C, part_SxC[:-1]
+            np.add.accumulate(start_SxC, axis=0, out=start_SxC)
+            start_C = start_SxC[-1] + part_SxC[-1]
+            block_S = np.arange(block, block + len(part_SxC))
+            digest_S = self.digest_S(block_S, part_SxC, start_SxC)
+            chains.clear()
+            for digest in digest_S.tolist():
+                chain = extend_chain(chain, digest)
+                chains.append(chain)
+            self.header_RxH[slots] = np.stack([block_S, digest_S, np.array(chains)], axis=1)
+            row += len(part_SxC)
+        self._range_2[1] = first_block + len(counts_SxC)
+        return chain, start_C
 
     def read(self, block: int) -> tuple[np.ndarray, np.ndarray, int, int]:
         """(counts_C, start_C, digest, running digest) of a row, copied and verified; waits for a row not yet planned.
