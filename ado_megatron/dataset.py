@@ -72,17 +72,17 @@ class AdaptiveBlend(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int):
         """Sample i of the run. Waits for its block to be planned; IndexError outside the run."""
-        i = operator.index(i)
+        if type(i) is not int:
+            i = operator.index(i)
         if not 0 <= i < self.size:
             raise IndexError(f"sample {i} is outside the run's {self.size} samples")
         column, sample = self._draw(i)
-        item, int64 = self.datasets[column][sample], self._int64
-        keys = {
-            self.host_key: int64(column), "ado_key": int64((i << KEY_BITS) + column), "ado_sample": int64(sample)
-        }  # fmt: skip
-        if isinstance(item, Mapping):
-            return {**item, **keys}
-        return item, keys
+        item, int64, host_key = self.datasets[column][sample], self._int64, self.host_key
+        key = int64((i << KEY_BITS) + column)
+        if isinstance(item, dict):  # Megatron's items, without a second look at what a mapping is
+            return {**item, host_key: int64(column), "ado_key": key, "ado_sample": int64(sample)}
+        keys = {host_key: int64(column), "ado_key": key, "ado_sample": int64(sample)}
+        return {**item, **keys} if isinstance(item, Mapping) else (item, keys)
 
     # ---------------------------------------------------------------- for code that looks at a blended dataset
 

@@ -68,7 +68,13 @@ class Schedule:
         self._next_start_C = np.zeros(columns, dtype=np.int64)
         identity_N = derive_key_N((self.seed, self.block_size), self.stream_id_C, self.length_C)
         self.digest = derive_key(*identity_N.tolist()) >> 1
+        self._forget_blocks()
+
+    def _forget_blocks(self) -> None:
         self._blocks: OrderedDict[int, _Block] = OrderedDict()
+        # The block read last, once all of it is laid out: its first index, and (column, sample) of every slot.
+        self._hot_first, self._hot_columns, self._hot_samples = 0, [], []
+        self._reads_much = False  # this process read most of its last block: lay the next one out at once
 
     def _check(self) -> None:
         columns = len(self.length_C)
@@ -84,7 +90,7 @@ class Schedule:
             )
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_blocks": OrderedDict()}
+        return {**self.__dict__, "_blocks": OrderedDict(), "_hot_samples": []}
 
     # ---------------------------------------------------------------- planning
 
@@ -133,8 +139,15 @@ class Schedule:
 
     def draw(self, i: int) -> tuple[int, int]:
         """(column, sample) of global sample i: what the dataset reads."""
+        slot = i - self._hot_first
+        if 0 <= slot < len(self._hot_samples):
+            return self._hot_columns[slot], self._hot_samples[slot]
         block, slot = self._cached(i)
-        return block.column_list[slot], block.sample(slot)
+        sample = block.sample(slot)
+        if block.sample_list is not None:
+            self._reads_much = True
+            self._hot_first, self._hot_columns, self._hot_samples = i - slot, block.column_list, block.sample_list
+        return block.column_list[slot], sample
 
     def read(self, i: int) -> tuple[int, int, int, int]:
         """(column, epoch, position, sample) of global sample i."""
@@ -219,7 +232,7 @@ class Schedule:
         counts_SxC[:, known_C] = saved_SxC[:, old_C[known_C]]
         self._next_start_C = np.zeros(len(self.length_C), dtype=np.int64)
         self._next_start_C[known_C] = np.asarray(state["start_C"])[old_C[known_C]]
-        self._blocks.clear()
+        self._forget_blocks()
         self.table.rewind(int(state["first_block"]))
         self.publish(int(state["first_block"]), counts_SxC)
         if known_C.all() and not old_of:
@@ -231,7 +244,9 @@ class _Block:
 
     def __init__(self, schedule: Schedule, number: int, counts_C: np.ndarray, start_C: np.ndarray):
         size = schedule.block_size
-        self._schedule, self._reads_left = schedule, max(8, size // 32)
+        self._schedule = schedule
+        self._reads_left = 0 if schedule._reads_much else max(8, size // 32)
+        schedule._reads_much = False
         place_n = permute_N(np.arange(size), size, derive_key(schedule.seed, _ORDER, number))
         self.column_n = np.repeat(np.arange(len(counts_C), dtype=np.uint16), counts_C)[place_n]
         order_n = np.argsort(self.column_n, kind="stable")
@@ -240,7 +255,7 @@ class _Block:
         self.j_n[order_n] = np.arange(size)
         self.j_n += first_C[self.column_n]
         self.column_list, self.j_list = self.column_n.tolist(), self.j_n.tolist()
-        self._sample_list: list[int] | None = None
+        self.sample_list: list[int] | None = None
         self._sample_n: np.ndarray | None = None
 
     @property
@@ -252,13 +267,13 @@ class _Block:
             epoch_n, position_n = np.divmod(self.j_n, length_n)
             key_n = derive_key_N((schedule.seed, _SHUFFLE), schedule.stream_id_C[self.column_n], epoch_n)
             self._sample_n = permute_N(position_n, length_n, key_n)
-            self._sample_list = self._sample_n.tolist()
+            self.sample_list = self._sample_n.tolist()
         return self._sample_n
 
     def sample(self, slot: int) -> int:
         """Sample of one slot."""
-        if self._sample_list is not None:
-            return self._sample_list[slot]
+        if self.sample_list is not None:
+            return self.sample_list[slot]
         self._reads_left -= 1
         if self._reads_left < 0:
             return int(self.sample_n[slot])
