@@ -27,6 +27,7 @@ from ado_megatron.errors import UserError
 from ado_megatron.hosts.blend import KEY, SAMPLE, AdaptiveTrainSet, ShadowTrainSet
 from ado_megatron.mixer import Mixer
 
+LOGGED_DOMAINS = 24  # in a log line
 PREFETCH_FACTOR = 2  # torch's default, which both hosts leave as it is
 
 
@@ -222,9 +223,12 @@ class Session:
         return dict(zip(self.mixer.domains.names_K, self.mixer.weights_K(consumed_samples).tolist(), strict=True))
 
     def log_line(self, consumed_samples: int) -> None:
-        """The weights, after the host's own log line."""
+        """The weights, after the host's own log line; of many domains the largest."""
         if self.mixer is not None:
-            shares = " ".join(f"{name} {weight:.4f}" for name, weight in self.weights(consumed_samples).items())
+            weights = list(self.weights(consumed_samples).items())
+            if len(weights) > LOGGED_DOMAINS:
+                weights = sorted(weights, key=lambda pair: -pair[1])[:LOGGED_DOMAINS]
+            shares = " ".join(f"{name} {weight:.4f}" for name, weight in weights)
             say(f"step {self._step} weights | {shares}")
 
     def close(self) -> None:
