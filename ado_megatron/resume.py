@@ -20,12 +20,14 @@ from ado_megatron.errors import SidecarError
 from ado_megatron.permutation import derive_key
 
 # Decide rows, but a user may well change them in the middle of a run: what is saved keeps its meaning.
-_FREE = {
+FREE_OPTIONS = {
     "shadow", "policy", "stages", "prior", "temperature", "max_epochs", "refit_interval", "fit_lag", "lead",
     "start_step", "early_refits",
 }  # fmt: skip
 # Decide no row.
-_SILENT = {"audit", "log_interval", "wait_deadline", "export_static", "accept_changes", "groups", "off", "profile"}
+SILENT_OPTIONS = {
+    "audit", "log_interval", "wait_deadline", "export_static", "accept_changes", "groups", "off", "profile",
+}  # fmt: skip
 
 
 def pack(
@@ -69,8 +71,8 @@ class Saved:
                     f"samples depends on it: resume with {name} {theirs}, or start a new run"
                 )
         theirs, ours = AdoConfig.from_dict(meta["config"]).resolved().to_dict(), config.resolved().to_dict()
-        differ = [name for name in ours if ours[name] != theirs[name] and name not in _SILENT]
-        refused = [f"--ado-{name.replace('_', '-')} {theirs[name]}" for name in differ if name not in _FREE]
+        differ = [name for name in ours if ours[name] != theirs[name] and name not in SILENT_OPTIONS]
+        refused = [f"--ado-{name.replace('_', '-')} {theirs[name]}" for name in differ if name not in FREE_OPTIONS]
         self.same_data = meta["domains"] == domains.fingerprint()
         if not self.same_data:
             refused.append(f"the data {_data(meta['prefixes_C'], meta['lengths_C'], domains)}")
@@ -79,7 +81,8 @@ class Saved:
                 f"the sidecar {path} was written with {'; '.join(refused)}; resume with the same, or say "
                 "--ado-accept-changes to go on with what is given now"
             )
-        self.changes = refused + [f"--ado-{name.replace('_', '-')} {theirs[name]}" for name in differ if name in _FREE]
+        free = [f"--ado-{name.replace('_', '-')} {theirs[name]}" for name in differ if name in FREE_OPTIONS]
+        self.changes = refused + free
         self.keep_rows = not self.changes
 
     @property

@@ -83,7 +83,9 @@ class SharedTable:
         sum_S = np.einsum("sc,c->s", counts_SxC, self._odd_counts_C) + start_SxC @ self._odd_start_C
         return derive_key_N((13,), block_S, sum_S).view(np.int64)
 
-    def write(self, first_block: int, counts_SxC: np.ndarray, start_C: np.ndarray, chain: int) -> tuple[int, np.ndarray]:
+    def write(
+        self, first_block: int, counts_SxC: np.ndarray, start_C: np.ndarray, chain: int
+    ) -> tuple[int, np.ndarray]:
         """Write the rows from first_block on, then announce them.
 
         counts_SxC: int32. start_C: samples of each column before the first of them. Returns the running digest and the

@@ -9,19 +9,15 @@ from typing import Any
 
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
+from ado_megatron.resume import FREE_OPTIONS, SILENT_OPTIONS
 from ado_megatron.trainer.options import TrainerOptions
 from ado_megatron.trainer.validation import DataSpec
-
-# Options of the mixer that may change when a run goes on (resume.py holds the others against the sidecar).
-_ADO_FREE = frozenset(
-    "policy stages shadow off audit log_interval wait_deadline lead fit_lag export_static start_step prior "
-    "temperature max_epochs refit_interval early_refits groups profile accept_changes".split()
-)
 
 
 def run_identity(options: TrainerOptions, config: AdoConfig, data: DataSpec, dp: int) -> dict[str, Any]:
     """What config.json of a run directory says; two runs may continue one another when theirs agree."""
-    ado = {name: value for name, value in config.resolved().to_dict().items() if name not in _ADO_FREE}
+    may_change = FREE_OPTIONS | SILENT_OPTIONS  # resume.py holds the others against the sidecar, too
+    ado = {name: value for name, value in config.resolved().to_dict().items() if name not in may_change}
     prefixes = {"train": [p.identity() for p in data.train_C], "valid": [p.identity() for p in data.valid_C or ()]}
     weights = None if data.weights_C is None else [float(w) for w in data.weights_C]
     return {
