@@ -31,8 +31,9 @@ from ado_megatron.recorder import Recorder
 from ado_megatron.refits import Cycle, Refits
 from ado_megatron.resume import Saved, pack
 from ado_megatron.schedule import Schedule, lead_blocks
-from ado_megatron.supply import caps_from_config, check_supply
+from ado_megatron.supply import caps_from_config, check_supply, forecast_lines
 
+FORECASTS = 24  # domains that the start of a run speaks of
 METER_BYTES = 64 << 20  # at most this much device memory between two reductions
 
 
@@ -115,6 +116,8 @@ class Mixer:
         if self.world.is_zero:
             self.recorder.metrics.start(step)
         self._publish()
+        if self.world.is_zero:
+            self._say_forecast()
         if self.config.audit:
             attempt = self.world.broadcast(time.time_ns())
             self.draw_log = DrawLog(
@@ -122,6 +125,15 @@ class Mixer:
                 lengths_C=self.domains.lengths_C, start_C=self.schedule.cumulative(consumed_samples),
                 world_size=self.world.size, **self._place,
             )  # fmt: skip
+
+    def _say_forecast(self) -> None:
+        """How often each domain will have been read at the end under the present weights, and when one runs out."""
+        drawn_C = self.schedule.cumulative(self._consumed)
+        left = self.num_blocks * self.block_size - self._consumed
+        lines = forecast_lines(self.domains, self.weights_K(self._consumed), drawn_C, left, self.caps_C)
+        more = [f"and {len(lines) - FORECASTS} more domains: see the report"] if len(lines) > FORECASTS else []
+        for line in lines[:FORECASTS] + more:
+            self._log(f"ado: under the present weights, {line}")
 
     def _restore(self) -> dict[str, Any]:
         """Rank zero: take over the loaded sidecar; returns what the other ranks need of it."""
