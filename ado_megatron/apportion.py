@@ -206,10 +206,12 @@ def _dense(quota_C: np.ndarray, step_C: np.ndarray, block_size: int, num_rows: i
     key_SxC <<= np.uint32(15)
     key_SxC |= np.uint32(_OPEN)
     key_SxC[part_SxC == 0] = _LOW
-    rare = np.flatnonzero(step_C < _ONE)
-    if rare.size:
-        up = (part_SxC >= _HALF)[:, rare] | (quota_SxC[:, rare] < 0)
-        key_SxC[:, rare] = up * np.uint32(_HIGH)
+    rare_C = step_C < _ONE
+    if rare_C.any():
+        up_SxC = part_SxC >= _HALF
+        behind = min(num_rows, 1 + int(np.max(-quota_C / np.maximum(step_C, 1), initial=0.0)))
+        up_SxC[:behind] |= quota_SxC[:behind] < 0
+        key_SxC = np.where(rare_C, up_SxC.view(np.uint8) * np.uint32(_HIGH), key_SxC)
     key_SxC |= np.arange(columns - 1, -1, -1, dtype=np.uint32)
     # The quotas of a row sum to the block, so what their floors leave is the sum of their remainders.
     extra_S = part_SxC.sum(axis=1) >> _SHIFT

@@ -1,6 +1,6 @@
 """What adaptive mixing costs a training step, against megatron-core's static blend, paired and interleaved in one run.
 
-    python benchmarks/step_overhead.py                          one process, about four minutes on two cores
+    python benchmarks/step_overhead.py                          one process, a few minutes on a CPU
     deepspeed --num_gpus 2 benchmarks/step_overhead.py          two processes; on GPUs add --bf16 and a larger model:
     deepspeed benchmarks/step_overhead.py --bf16 --layers 12 --hidden 768 --heads 12 --seq-length 1024 \
         --micro-batch 8 --global-batch 64 --vocab-size 50304
@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -94,27 +95,26 @@ def timed(call) -> float:
     return time.perf_counter() - start
 
 
+class NoMixer:
+    """The static arm's mixer: the loop calls it, it does nothing."""
+
+    def begin_step(self, step: int) -> None:
+        pass
+
+    def end_step(self, step: int, consumed_samples: int) -> None:
+        pass
+
+
 def measure_pairs(trainer: Trainer, static, warm_up: int, pairs: int) -> np.ndarray:
     """seconds_Nx2 of the (static, adaptive) step of every pair; neither holds a cut."""
-    measure = trainer.site.on_train
-    seconds = []
-
-    def static_step():
-        trainer.site.on_train = None
-        trainer.engine.train_batch(static)
-
-    def adaptive_step(step):
-        trainer.site.on_train = measure
-        trainer._train_step(step)
-
+    arms = [(static, NoMixer(), None), (trainer.feed, trainer.mixer, trainer.site.on_train)]
+    seconds_Nx2 = np.zeros((warm_up + pairs, 2))
     for step in range(warm_up + pairs):
-        if step % 2:
-            pair = [timed(static_step), timed(lambda step=step: adaptive_step(step))]
-        else:
-            pair = [timed(lambda step=step: adaptive_step(step)), timed(static_step)][::-1]
-        if step >= warm_up:
-            seconds.append(pair)
-    return np.array(seconds)
+        for arm in (0, 1) if step % 2 else (1, 0):
+            trainer.feed, trainer.mixer, trainer.site.on_train = arms[arm]
+            seconds_Nx2[step, arm] = timed(lambda step=step: trainer._train_step(step))
+    trainer.feed, trainer.mixer, trainer.site.on_train = arms[1]
+    return seconds_Nx2[warm_up:]
 
 
 def trimmed_ratio(seconds_Nx2: np.ndarray, samples: int = 4000) -> tuple[float, float, float]:
@@ -156,7 +156,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--local_rank", type=int, default=0)
     for name, default in dict(
-        pairs=400, warm_up=10, domains=22, layers=2, hidden=128, heads=4, seq_length=128, micro_batch=4,
+        pairs=150, warm_up=5, domains=22, layers=4, hidden=256, heads=4, seq_length=128, micro_batch=4,
         global_batch=8, vocab_size=2048, num_workers=0, tp=1, pp=1, zero=1,
     ).items():  # fmt: skip
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=default)
@@ -181,14 +181,17 @@ def main() -> None:
     weights = np.random.default_rng(1).dirichlet(np.ones(args.domains) * 3)
     data_path = [text for w, name in zip(weights, names, strict=True) for text in (f"{w:.6f}", str(folder / name))]
     kept = ("layers", "hidden", "heads", "seq_length", "micro_batch", "global_batch", "vocab_size", "num_workers")
-    with tempfile.TemporaryDirectory() as run_dir:
-        options = TrainerOptions(
-            data_path=tuple(data_path), run_dir=os.environ.get("ADO_BENCH_RUN", run_dir), bf16=args.bf16, tp=args.tp,
-            pp=args.pp, zero=args.zero, steps=3 * INTERVAL, eval_interval=0, save_interval=0,
-            **{name: getattr(args, name) for name in kept},
-        )  # fmt: skip
-        config = AdoConfig(refit_interval=INTERVAL, start_step=1, early_refits=False, ignore_steps=0)
+    options = TrainerOptions(
+        data_path=tuple(data_path), run_dir=str(folder / "run"), bf16=args.bf16, tp=args.tp, pp=args.pp,
+        zero=args.zero, steps=3 * INTERVAL, eval_interval=0, save_interval=0,
+        **{name: getattr(args, name) for name in kept},
+    )  # fmt: skip
+    config = AdoConfig(refit_interval=INTERVAL, start_step=1, early_refits=False, ignore_steps=0)
+    try:
         report(args, run(options, config, args, weights))
+    finally:
+        if os.environ["RANK"] == "0":
+            shutil.rmtree(folder)
 
 
 def run(options: TrainerOptions, config: AdoConfig, args: argparse.Namespace, weights) -> dict:
@@ -196,7 +199,7 @@ def run(options: TrainerOptions, config: AdoConfig, args: argparse.Namespace, we
     trainer = Trainer(options, config)
     datasets = build_train(check_data(options), options, trainer.place)
     static = StaticFeed(trainer, datasets, weights, args.warm_up + args.pairs)
-    traffic = trainer.world.traffic
+    traffic = trainer.world.traffic  # a world of one has none
     seconds_Nx2 = measure_pairs(trainer, static, args.warm_up, args.pairs)
     before = (traffic.calls, traffic.payload_bytes)
     cut = measure_cut(trainer)
