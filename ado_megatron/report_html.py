@@ -21,7 +21,8 @@ h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin: 
 p { max-width: 60rem; } .quiet { color: #5b626b; } img { width: 100%; } code { font-size: .9em; }
 table { border-collapse: collapse; font-size: .85rem; } td, th { padding: .25rem .6rem; text-align: right; }
 th { border-bottom: 1px solid #c3c7cd; } td { border-bottom: 1px solid #eceef1; font-variant-numeric: tabular-nums; }
-.left { text-align: left; } .scroll { overflow-x: auto; } .note { display: block; background: #f6f7f9; padding: .6rem 1rem; }
+.left { text-align: left; } .scroll { overflow-x: auto; }
+.note { display: block; background: #f6f7f9; padding: .6rem 1rem; }
 pre { background: #f6f7f9; padding: 1rem; font-size: .8rem; overflow-x: auto; }
 """
 
