@@ -61,6 +61,12 @@ class Domains:
         """Weights of columns from weights of domains."""
         return np.asarray(weights_K)[self.domain_of_C] * self.share_C
 
+    def by_domain(self, count_C) -> np.ndarray:
+        """Counts of columns summed into domains: count_K, int64."""
+        count_K = np.zeros(len(self.names_K), dtype=np.int64)
+        np.add.at(count_K, self.domain_of_C, count_C)
+        return count_K
+
     def domain_of_name(self, name: str) -> int:
         """The number of a domain; UserError with the names there are."""
         if name not in self.names_K:

@@ -1,6 +1,6 @@
 """metrics.jsonl: one JSON object a line, a header first, then steps, fits, validations and progress.
 
-Legend: K domains, C columns. Every reader (report, replay) goes through `read_metrics`.
+Legend: K domains, C columns. Every reader goes through `metrics_file.read_metrics`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ado_megatron.checkpoint import atomic_write
+from ado_megatron.metrics_file import read_metrics
 
 VERSION = 1
 
@@ -50,19 +51,6 @@ class MetricsWriter:
         """Append one object; `step` counts the steps done when it was made."""
         with open(self.path, "a") as file:
             file.write(json.dumps(jsonable({"type": kind, "step": step} | values)) + "\n")
-
-
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """All objects of a metrics.jsonl; a last line that a killed run left half-written is ignored."""
-    records = []
-    lines = Path(path).read_text().splitlines()
-    for number, line in enumerate(lines):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number + 1 < len(lines):
-                raise
-    return records
 
 
 class StepGroups:

@@ -267,8 +267,7 @@ class Mixer:
         block = min(consumed_samples // self.block_size, self.num_blocks - 1)
         if self.world.is_zero:
             return self.planner.weights_K(block)
-        row_C = self.schedule.row(block)
-        return np.bincount(self.domains.domain_of_C, row_C, len(self.domains.names_K)) / self.block_size
+        return self.domains.by_domain(self.schedule.row(block)) / self.block_size
 
     # ---------------------------------------------------------------- checkpoints
 

@@ -110,11 +110,10 @@ class Planner:
 
     def _advance(self, settled: _Point) -> tuple[_Point, np.ndarray]:
         """The point after the next row, and that row."""
-        domain_of_C = self.domains.domain_of_C
         weights_C = self.domains.weights_C(self._in_force_K(settled))
         remaining_C = None if self.caps_C is None else self.caps_C - settled.laid_out_C
         counts_C, credit_C = apportion(weights_C, self.block_size, settled.credit_C, remaining_C)
-        counts_K = np.bincount(domain_of_C, counts_C, minlength=len(self.domains.names_K)).astype(np.int64)
+        counts_K = self.domains.by_domain(counts_C)
         laid_out_C = settled.laid_out_C + counts_C
         return _Point(settled.block + 1, settled.state, counts_K, credit_C, laid_out_C, settled.laws), counts_C
 
@@ -169,7 +168,7 @@ class Planner:
 
     def begin_at(self, block: int, start_C: np.ndarray) -> None:
         """Plan from `block` on, after start_C samples of each column, knowing nothing else of the blocks before."""
-        samples_K = np.bincount(self.domains.domain_of_C, start_C, len(self.domains.names_K)).astype(np.int64)
+        samples_K = self.domains.by_domain(start_C)
         state = dataclasses.replace(self._at.state, step=block, samples_K=samples_K)
         self._at = dataclasses.replace(self._at, block=block, state=state, laid_out_C=start_C)
 

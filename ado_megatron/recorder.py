@@ -39,17 +39,11 @@ class Recorder:
         if history.binned == self.history.binned:
             self.history = history
 
-    def by_domain(self, count_C: np.ndarray) -> np.ndarray:
-        """Columns summed into domains: count_K, int64."""
-        count_K = np.zeros(len(self._domains.names_K), dtype=np.int64)
-        np.add.at(count_K, self._domains.domain_of_C, count_C)
-        return count_K
-
     def record(self, steps: list[tuple[int, int, int]], sums_TxKx2: np.ndarray) -> None:
         """Append steps (0-based step, samples consumed before, after it) with their loss sums and token counts."""
         for (step, before, after), sums_Kx2 in zip(steps, sums_TxKx2, strict=True):
-            n_K = self.by_domain(self._schedule.cumulative(after))
-            samples_K = n_K - self.by_domain(self._schedule.cumulative(before))
+            n_K = self._domains.by_domain(self._schedule.cumulative(after))
+            samples_K = n_K - self._domains.by_domain(self._schedule.cumulative(before))
             self.history.append(step, n_K, samples_K, sums_Kx2[:, 0], sums_Kx2[:, 1])
             self._write_steps(step + 1, after, self._groups.add(step, samples_K, sums_Kx2))
         # The last measured block may go on (batch ramp), and metrics may still ask for its weights.
@@ -80,7 +74,7 @@ class Recorder:
             values["failed"] = outcome.reason
         else:
             values |= outcome.laws.to_arrays()
-            n_K = np.maximum(self.by_domain(self._planner.laid_out_C), 1)
+            n_K = np.maximum(self._domains.by_domain(self._planner.laid_out_C), 1)
             values["speed_K"] = self._planner.laws.speed(n_K if self._config.own_n else n_K.sum())
         values |= {name: a for name, a in self._planner.state.to_arrays().items() if name == "credit_K"}
         self.metrics.write("fit", step, **values)

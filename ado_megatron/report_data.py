@@ -6,7 +6,6 @@ done. n counts samples, of the domain itself or of all domains, as the run's `ow
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
+from ado_megatron.metrics_file import read_metrics
 
 VERSION = 1
 
@@ -157,7 +157,7 @@ def read_run(path: str | Path) -> Run:
     file = run_dir / "ado" / "metrics.jsonl"
     if not file.is_file():
         raise UserError(f"{run_dir} is no run directory with measurements: there is no {file}")
-    records = _records(file)
+    records = read_metrics(file)
     if not records or records[0].get("type") != "run":
         raise UserError(f"{file} does not begin with the line that describes its run")
     header = records[0]
@@ -170,19 +170,6 @@ def read_run(path: str | Path) -> Run:
         return _run(run_dir.resolve(), header, steps, records)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} lacks something a report needs: {type(error).__name__}: {error}") from error
-
-
-def _records(file: Path) -> list[dict]:
-    """All lines; a last one that a killed run left half-written is ignored."""
-    lines = file.read_text().splitlines()
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise UserError(f"line {number} of {file} is damaged: {error}") from error
-    return records
 
 
 def _run(path: Path, header: dict, steps: list[dict], records: list[dict]) -> Run:

@@ -3,7 +3,6 @@
 Legend: K domains, T steps, R refits.
 """
 
-import json
 import pathlib
 import zipfile
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ado_megatron.errors import UserError
+from ado_megatron.metrics_file import read_metrics
 
 _OPTIONS = ("start_step", "refit_interval", "ignore_steps", "own_n")
 
@@ -60,20 +60,9 @@ def _read_npz(path) -> Trace:
 
 def _read_metrics(path) -> Trace:
     """A line covers the steps since the line before: its counts are spread evenly over them, its loss is theirs."""
-    header, steps = None, []
-    lines = path.read_text(errors="replace").splitlines()
-    for number, line in enumerate(lines):
-        try:
-            record = json.loads(line)
-            kind = record["type"]
-        except (ValueError, TypeError, KeyError):
-            if number == len(lines) - 1:
-                break  # a killed run may leave its last line half-written
-            raise UserError(f"{path}, line {number + 1} is not a record of metrics.jsonl") from None
-        if kind == "run":
-            header = record
-        elif kind == "step":
-            steps.append(record)
+    records = read_metrics(path)
+    header = next((record for record in records if record["type"] == "run"), None)
+    steps = [record for record in records if record["type"] == "step"]
     if header is None or not steps:
         raise UserError(f"{path} has no run header or no step records; is it the metrics.jsonl of a run?")
     names = [str(name) for name in header["domains"]]

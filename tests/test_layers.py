@@ -17,7 +17,7 @@ ROWS = [
     ["meter", "dataset", "draw_log", "audit", "schedule", "table", "apportion", "supply", "domains"],
     ["replay", "replay_plot", "trace", "report_data", "report_table", "corpora", "encode", "domain_writer", "tokenizer",
      "documents", "arguments", "scaling_law", "law_solver", "law_error", "law_starts", "policy", "simplex", "history",
-     "config", "profiles", "permutation", "errors"],
+     "config", "profiles", "metrics_file", "permutation", "errors"],
 ]  # fmt: skip
 LOWEST = len(ROWS) - 1
 ROW_OF = {module: row for row, modules in enumerate(ROWS) for module in modules}

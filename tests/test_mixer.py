@@ -21,7 +21,7 @@ from mixing import (
 from ado_megatron import fitter, refits
 from ado_megatron.errors import SidecarError, UserError
 from ado_megatron.history import LossHistory, fit_history
-from ado_megatron.metrics import read_metrics
+from ado_megatron.metrics_file import read_metrics
 from ado_megatron.policy import make_policy
 
 

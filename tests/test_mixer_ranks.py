@@ -11,7 +11,7 @@ from ranks import run_ranks
 from ado_megatron.checkpoint import write_sidecar
 from ado_megatron.comm import World
 from ado_megatron.errors import RanksDisagree, SidecarError, UserError
-from ado_megatron.metrics import read_metrics
+from ado_megatron.metrics_file import read_metrics
 
 
 def place(rank, tp, pp, dp):
