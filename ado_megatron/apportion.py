@@ -32,11 +32,11 @@ from ado_megatron.errors import UserError
 
 _SHIFT = 40
 _ONE = 1 << _SHIFT
-_HALF = _ONE >> 1
 MAX_BLOCK = 1 << 21  # samples; keeps quotas far inside 63 bits
-_LOW, _OPEN, _HIGH = 0, 1 << 30, 2 << 30  # classes of keys: may not, may, must take the extra sample
+_KEY_BITS = 17  # of a remainder, above 15 bits of the column's number
+_KEY_ONE = 1 << _KEY_BITS
 _LOOK_AHEAD = 32
-_CHUNK_CELLS = 1 << 17  # rows × columns laid out at a time: stays in the cache
+_CHUNK_CELLS = 1 << 16  # rows × columns laid out at a time: stays in the cache
 
 
 def apportion(weights_C, block_size: int, credit_C, remaining_C=None) -> tuple[np.ndarray, np.ndarray]:
@@ -130,9 +130,9 @@ def _take(quota_C: np.ndarray, step_C: np.ndarray, block_size: int) -> tuple[np.
     """Counts and new credit (grid units) from this block's quotas, which sum to the block."""
     ahead = _rows_ahead(step_C)
     if ahead:
-        chosen_HxC, good = _dense(quota_C, step_C, block_size, ahead)
+        counts_HxC, good = _dense(quota_C, step_C, ahead)
         if good == ahead:
-            counts_C = (quota_C >> _SHIFT) + chosen_HxC[0]
+            counts_C = counts_HxC[0].astype(np.int64)
             return counts_C, quota_C - (counts_C << _SHIFT)
     floor_C, part_C = quota_C >> _SHIFT, quota_C & (_ONE - 1)
     ahead_C = floor_C < 0
@@ -191,36 +191,61 @@ def _rows_ahead(step_C: np.ndarray) -> int:
     return 1 if rare == 0 else _LOOK_AHEAD if often >= max(8, rare / 2) else 0
 
 
-def _dense(quota_C: np.ndarray, step_C: np.ndarray, block_size: int, num_rows: int) -> tuple[np.ndarray, int]:
-    """Which columns are rounded up in each of the next rows, and how many rows can be filled in this way.
+def _dense(quota_C: np.ndarray, step_C: np.ndarray, num_rows: int) -> tuple[np.ndarray, int]:
+    """The next rows by the dense rule, counts_SxC (int32), and how many of them, from the first, can be filled so.
 
-    quota_C: of the first row. Rare columns are rounded to the nearest, which never goes back from row to row; of the
-    others the largest remainders go up (15 bits of it, ties by column).
+    quota_C: of the first row. Rare columns are rounded at a threshold near one half, the same for all of them, which
+    moves with what rounding to the nearest would lay out too much; having gone up they stay up until their quota has
+    passed. The largest remainders of the others fill the block (17 bits of the remainder, ties by column).
     """
-    quota_SxC = np.multiply(np.arange(num_rows)[:, None], step_C)
-    quota_SxC += quota_C
-    part_SxC = quota_SxC & (_ONE - 1)
-    columns = len(step_C)
-    # uint32 keys: class, 15 bits of the remainder, then the column; most passes are over half the bytes of the quotas.
-    key_SxC = (part_SxC >> (_SHIFT - 15)).astype(np.uint32)
-    key_SxC <<= np.uint32(15)
-    key_SxC |= np.uint32(_OPEN)
-    key_SxC[part_SxC == 0] = _LOW
+    rows, columns = np.arange(num_rows), len(step_C)
+    # Remainders in units of 2^-64 sample: multiples of the step wrap by themselves.
+    remainder = np.uint64(64 - _SHIFT)
+    grow_C = step_C.view(np.uint64) << remainder
+    part_SxC = rows.astype(np.uint64)[:, None] * grow_C
+    part_SxC += quota_C.view(np.uint64) << remainder
+    passed_SxC = part_SxC < grow_C  # the quota passed a whole number in this row
+    part_SxC >>= np.uint64(64 - _KEY_BITS)
+    key_SxC = part_SxC.astype(np.uint32)
+    # The quotas of a row sum to the block, so the remainders sum to the samples that their floors leave; cut to 17
+    # bits, the sum of up to 2^15 of them falls short by less than a quarter.
+    extra_S = (np.einsum("sc->s", key_SxC).astype(np.int64) + _KEY_ONE - 1) >> _KEY_BITS
     rare_C = step_C < _ONE
+    up_SxC = None
     if rare_C.any():
-        up_SxC = part_SxC >= _HALF
-        behind = min(num_rows, 1 + int(np.max(-quota_C / np.maximum(step_C, 1), initial=0.0)))
-        up_SxC[:behind] |= quota_SxC[:behind] < 0
-        key_SxC = np.where(rare_C, up_SxC.view(np.uint8) * np.uint32(_HIGH), key_SxC)
+        up_SxC = _rare_up(quota_C, key_SxC, extra_S, passed_SxC, rare_C, np.count_nonzero(step_C))
+        extra_S = extra_S - up_SxC.sum(axis=1, dtype=np.int32)
+    key_SxC <<= np.uint32(32 - _KEY_BITS)
     key_SxC |= np.arange(columns - 1, -1, -1, dtype=np.uint32)
-    # The quotas of a row sum to the block, so what their floors leave is the sum of their remainders.
-    extra_S = part_SxC.sum(axis=1) >> _SHIFT
+    if up_SxC is not None:
+        key_SxC &= np.where(rare_C, np.uint32(0), np.uint32(0xFFFFFFFF))
     sorted_SxC = np.sort(key_SxC, axis=1)
-    rows, place_S = np.arange(num_rows), columns - extra_S
-    least_S = np.where(extra_S > 0, sorted_SxC[rows, np.clip(place_S, 0, columns - 1)], np.uint32(0xFFFFFFFF))
-    next_S = np.where(place_S > 0, sorted_SxC[rows, np.clip(place_S - 1, 0, columns - 1)], np.uint32(0))
-    good_S = (extra_S >= 0) & (place_S >= 0) & (least_S >= _OPEN) & (next_S < _HIGH)
-    return key_SxC >= least_S[:, None], num_rows if good_S.all() else int(np.argmin(good_S))
+    least_S = sorted_SxC[rows, np.clip(columns - extra_S, 0, columns - 1)]
+    good_S = (extra_S >= 0) & (extra_S <= columns) & ((least_S >> np.uint32(32 - _KEY_BITS) > 0) | (extra_S == 0))
+    least_S[extra_S <= 0] = 0xFFFFFFFF  # above all keys
+    chosen_SxC = key_SxC >= least_S[:, None]
+    if up_SxC is not None:
+        chosen_SxC |= up_SxC
+    rounded_SxC = passed_SxC.view(np.int8)
+    rounded_SxC += chosen_SxC.view(np.int8)
+    rounded_SxC[1:] -= chosen_SxC[:-1].view(np.int8)
+    counts_SxC = (step_C >> _SHIFT).astype(np.int32) + rounded_SxC
+    counts_SxC[0] = (quota_C >> _SHIFT) + chosen_SxC[0]
+    return counts_SxC, num_rows if good_S.all() else int(np.argmin(good_S))
+
+
+def _rare_up(quota_C, key_SxC, extra_S, passed_SxC, rare_C, moving: int) -> np.ndarray:
+    """Which rare columns are above the floor of their quota in each row: once up, until the quota has passed."""
+    too_many_S = np.einsum("sc->s", key_SxC >> np.uint32(_KEY_BITS - 1)) - extra_S
+    shift_S = np.clip((too_many_S << _KEY_BITS) // moving, -_KEY_ONE // 4, _KEY_ONE // 4)
+    up_SxC = key_SxC >= (_KEY_ONE // 2 + shift_S).astype(np.uint32)[:, None]
+    up_SxC &= rare_C
+    up_SxC[0] |= quota_C < 0  # laid out before
+    before_C = up_SxC[0]
+    for up_C, passed_C in zip(up_SxC[1:], passed_SxC[1:], strict=True):
+        up_C |= before_C > passed_C
+        before_C = up_C
+    return up_SxC
 
 
 def apportion_rows(
@@ -233,46 +258,47 @@ def apportion_rows(
     weights = np.asarray(weights, dtype=np.float64)
     credit_C = np.asarray(credit_C, dtype=np.float64)
     remaining_C = None if remaining_C is None else np.array(remaining_C, dtype=np.int64)
-    counts_SxC = np.zeros((num_rows, weights.shape[-1]), dtype=np.int32)
+    counts_SxC = np.empty((num_rows, weights.shape[-1]), dtype=np.int32)
     row = 0
     while row < num_rows:
-        part_SxC = None
+        done = 0
         if weights.ndim == 1:
-            part_SxC, credit_C = _dense_rows(weights, block_size, num_rows - row, credit_C, remaining_C)
-        if part_SxC is None:
+            done, credit_C = _dense_rows(weights, block_size, counts_SxC[row:], credit_C, remaining_C)
+        if not done:
             row_C = weights if weights.ndim == 1 else weights[row]
-            counts_C, credit_C = apportion(row_C, block_size, credit_C, remaining_C)
-            part_SxC = counts_C[None]
-        counts_SxC[row : row + len(part_SxC)] = part_SxC
-        row += len(part_SxC)
+            counts_SxC[row], credit_C = apportion(row_C, block_size, credit_C, remaining_C)
+            done = 1
         if remaining_C is not None:
-            remaining_C -= part_SxC.sum(axis=0, dtype=np.int64)
+            remaining_C -= counts_SxC[row : row + done].sum(axis=0, dtype=np.int64)
+        row += done
     return counts_SxC, credit_C
 
 
-def _dense_rows(
-    weights_C, block_size: int, num_rows: int, credit_C, remaining_C
-) -> tuple[np.ndarray | None, np.ndarray]:
-    """As many rows as can be laid out at once (None: the next one needs `apportion`), and the credit after them."""
+def _dense_rows(weights_C, block_size: int, counts_SxC, credit_C, remaining_C) -> tuple[int, np.ndarray]:
+    """Fill in as many rows as the dense rule lays out; their number (0: the next needs `apportion`) and the credit."""
     step_C = _to_grid(_quota(weights_C, block_size, credit_C, remaining_C), block_size)
-    ahead = _rows_ahead(step_C)
-    limit = max(64, _CHUNK_CELLS // len(step_C))
+    ahead, num_rows = _rows_ahead(step_C), len(counts_SxC)
     if remaining_C is not None:
         bound_C = (remaining_C - credit_C)[step_C > 0] / (step_C[step_C > 0] / _ONE)
-        limit = min(limit, int(bound_C.min()))
-    num_rows = min(num_rows, limit, MAX_BLOCK // block_size - ahead)
+        num_rows = min(num_rows, int(bound_C.min()))
     if not ahead or num_rows < 2:
-        return None, credit_C
+        return 0, credit_C
     quota_C = _settle(_grid_credit(credit_C), step_C, block_size)
-    chosen_SxC, good = _dense(quota_C, step_C, block_size, num_rows + ahead - 1)
-    num_rows = good - ahead + 1
+    chunk, row, starts = max(32, _CHUNK_CELLS // len(step_C)), 0, []
+    while row < num_rows + ahead - 1:
+        starts.append((row, quota_C))
+        size = min(chunk, num_rows + ahead - 1 - row)
+        part_SxC, good = _dense(quota_C, step_C, size)
+        kept_SxC = counts_SxC[row : min(row + good, num_rows)]
+        kept_SxC[:] = part_SxC[: len(kept_SxC)]
+        row += good
+        if good < size:
+            break
+        # Products and sums may leave 63 bits; their difference, a credit, does not, and integers wrap.
+        quota_C = quota_C + size * step_C - (part_SxC.sum(axis=0) << _SHIFT)
+    num_rows = row - ahead + 1  # of these it is known that the rows after them can be filled
     if num_rows < 1:
-        return None, credit_C
-    taken_SxC = np.multiply(np.arange(num_rows)[:, None], step_C)
-    taken_SxC += quota_C
-    last_C = taken_SxC[-1].copy()
-    taken_SxC >>= _SHIFT
-    taken_SxC += chosen_SxC[:num_rows]
-    counts_SxC = taken_SxC.astype(np.int32)  # cumulative within this call, so far below 2^31
-    counts_SxC[1:] -= counts_SxC[:-1].copy()
-    return counts_SxC, (last_C - (taken_SxC[-1] << _SHIFT)) / _ONE
+        return 0, credit_C
+    first, quota_C = max((start for start in starts if start[0] < num_rows), key=lambda start: start[0])
+    laid_out_C = counts_SxC[first:num_rows].sum(axis=0) << _SHIFT
+    return num_rows, (quota_C + (num_rows - first - 1) * step_C - laid_out_C) / _ONE

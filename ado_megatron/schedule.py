@@ -65,7 +65,6 @@ class Schedule:
         self._check()
         capacity = max(min_rows, window_bytes // bytes_per_row(columns), 2)
         self.table = SharedTable(min(max(self.num_blocks, 1), capacity), columns, wait_deadline)
-        self._next_start_C = np.zeros(columns, dtype=np.int64)
         identity_N = derive_key_N((self.seed, self.block_size), self.stream_id_C, self.length_C)
         self.digest = derive_key(*identity_N.tolist()) >> 1
         self._forget_blocks()
@@ -117,10 +116,8 @@ class Schedule:
             raise ValueError(f"the run has {self.num_blocks} blocks")
         if (counts_SxC.sum(axis=1) != self.block_size).any() or (counts_SxC < 0).any():
             raise ValueError(f"every row must hold non-negative counts that sum to {self.block_size}")
-        if len(counts_SxC):
-            self.digest, self._next_start_C = self.table.write(
-                first_block, counts_SxC.astype(np.int32, copy=False), self._next_start_C, self.digest
-            )
+        # A sum will do, modulo 2^64: each row's digest knows its block.
+        self.digest = int(np.append(self.table.write(counts_SxC), self.digest).sum())
 
     # ---------------------------------------------------------------- reading
 
@@ -129,7 +126,7 @@ class Schedule:
         return self.table.read(self._block_number(block))[0]
 
     def row_digest(self, block: int) -> int:
-        """The digest of a row (int64): block number, counts and start counts."""
+        """The digest of a row (int64): block number and samples of each column up to its end."""
         return self.table.read(self._block_number(block))[2]
 
     def locate(self, i: int) -> tuple[int, int]:
@@ -164,7 +161,7 @@ class Schedule:
         """counts_C: samples of each column among the first i of the stream."""
         block, slot = divmod(i, self.block_size)
         if slot == 0 and block == self.planned:
-            return self._next_start_C.copy()
+            return self.table.start_C(block)
         counts_C = self.table.read(self._block_number(block))[1]
         if slot:
             counts_C += np.bincount(self._load(block).column_n[:slot], minlength=len(counts_C))
@@ -184,7 +181,7 @@ class Schedule:
         if block is None:
             if not 0 <= b < self.num_blocks:
                 raise IndexError(f"sample {b * self.block_size} is outside the run's {self.num_samples} samples")
-            counts_C, start_C, _, _ = self.table.read(b)
+            counts_C, start_C, _ = self.table.read(b)
             block = self._blocks[b] = _Block(self, b, counts_C, start_C)
             if len(self._blocks) > _CACHED_BLOCKS:
                 self._blocks.popitem(last=False)
@@ -200,11 +197,11 @@ class Schedule:
         """Everything that a reader from `consumed_samples` on may need: numpy arrays and integers, no torch."""
         first = consumed_samples // self.block_size
         rows = [self.table.read(b) for b in range(first, self.planned)]
-        start_C = rows[0][1] if rows else self._next_start_C
+        start_C = rows[0][1] if rows else self.table.start_C(self.planned)
         counts_SxC = np.array([row[0] for row in rows], dtype=np.int32).reshape(len(rows), len(self.length_C))
         return {
             "version": STATE_VERSION, "seed": self.seed, "block_size": self.block_size, "first_block": first,
-            "digest": self.digest, "counts_SxC": counts_SxC, "start_C": start_C.copy(),
+            "digest": self.digest, "counts_SxC": counts_SxC, "start_C": start_C,
             "length_C": self.length_C.copy(), "stream_id_C": self.stream_id_C.copy(),
         }  # fmt: skip
 
@@ -230,10 +227,10 @@ class Schedule:
             raise UserError("a dataset was removed from the blend, but the saved schedule has planned samples of it")
         counts_SxC = np.zeros((len(saved_SxC), len(self.length_C)), dtype=np.int32)
         counts_SxC[:, known_C] = saved_SxC[:, old_C[known_C]]
-        self._next_start_C = np.zeros(len(self.length_C), dtype=np.int64)
-        self._next_start_C[known_C] = np.asarray(state["start_C"])[old_C[known_C]]
+        start_C = np.zeros(len(self.length_C), dtype=np.int64)
+        start_C[known_C] = np.asarray(state["start_C"])[old_C[known_C]]
         self._forget_blocks()
-        self.table.rewind(int(state["first_block"]))
+        self.table.rewind(int(state["first_block"]), start_C)
         self.publish(int(state["first_block"]), counts_SxC)
         if known_C.all() and not old_of:
             self.digest = int(state["digest"])
