@@ -58,31 +58,50 @@ class AdaptiveBlend(torch.utils.data.Dataset):
                 )
         self.datasets, self.schedule, self.host_key, self.domain_of_C = datasets, schedule, host_key, domain_of_C
         self.size = schedule.num_samples if size is None else size
-        self._draw, self._int64 = schedule.draw, np.int64
+        self._forget()
+
+    def _forget(self) -> None:
+        # Of the block read last, if it is read in one go: its first index, and (column, sample, keys) of each sample.
+        # In one attribute, so that a thread never sees the one without the other.
+        self._whole: tuple[int, list] = (0, [])
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "_draw"}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._draw = self.schedule.draw
+        return {**self.__dict__, "_whole": (0, [])}
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, i: int):
         """Sample i of the run. Waits for its block to be planned; IndexError outside the run."""
-        if type(i) is not int:
-            i = operator.index(i)
+        first, rows = self._whole
+        slot = i - first
+        if 0 <= slot < len(rows):
+            column, sample, keys = rows[slot]
+        else:
+            column, sample, keys = self._look_up(operator.index(i))
+        item = self.datasets[column][sample]
+        if isinstance(item, dict):  # Megatron's items, without a second look at what a mapping is
+            return {**item, **keys}
+        return {**item, **keys} if isinstance(item, Mapping) else (item, dict(keys))
+
+    def _look_up(self, i: int) -> tuple[int, int, dict[str, np.int64]]:
+        """(column, sample, keys) of sample i; with its block where that is read in one go."""
         if not 0 <= i < self.size:
             raise IndexError(f"sample {i} is outside the run's {self.size} samples")
-        column, sample = self._draw(i)
-        item, int64, host_key = self.datasets[column][sample], self._int64, self.host_key
-        key = int64((i << KEY_BITS) + column)
-        if isinstance(item, dict):  # Megatron's items, without a second look at what a mapping is
-            return {**item, host_key: int64(column), "ado_key": key, "ado_sample": int64(sample)}
-        keys = {host_key: int64(column), "ado_key": key, "ado_sample": int64(sample)}
-        return {**item, **keys} if isinstance(item, Mapping) else (item, keys)
+        whole = self.schedule.whole_block(i)
+        if whole is None:
+            column, sample = self.schedule.draw(i)
+            return column, sample, self._keys(np.int64(column), np.int64(pack_key(i, column)), np.int64(sample))
+        first, column_n, sample_n = whole
+        column_n = column_n[: self.size - first].astype(np.int64)
+        key_n = pack_key(np.arange(first, first + len(column_n)), column_n)
+        keys = map(self._keys, column_n, key_n, sample_n)  # iterating gives int64 values, as items carry them
+        rows = list(zip(column_n.tolist(), sample_n.tolist(), keys, strict=False))
+        self._whole = first, rows
+        return rows[i - first]
+
+    def _keys(self, column: np.int64, key: np.int64, sample: np.int64) -> dict[str, np.int64]:
+        return {self.host_key: column, "ado_key": key, "ado_sample": sample}
 
     # ---------------------------------------------------------------- for code that looks at a blended dataset
 

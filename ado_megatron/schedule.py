@@ -16,6 +16,7 @@ Legend: C columns (one per prefix), S blocks, N samples of a block.
 """
 
 from collections import OrderedDict
+from functools import cached_property
 
 import numpy as np
 
@@ -71,8 +72,6 @@ class Schedule:
 
     def _forget_blocks(self) -> None:
         self._blocks: OrderedDict[int, _Block] = OrderedDict()
-        # The block read last, once all of it is laid out: its first index, and (column, sample) of every slot.
-        self._hot_first, self._hot_columns, self._hot_samples = 0, [], []
         self._reads_much = False  # this process read most of its last block: lay the next one out at once
 
     def _check(self) -> None:
@@ -89,7 +88,7 @@ class Schedule:
             )
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_blocks": OrderedDict(), "_hot_samples": []}
+        return {**self.__dict__, "_blocks": OrderedDict()}
 
     # ---------------------------------------------------------------- planning
 
@@ -136,15 +135,19 @@ class Schedule:
 
     def draw(self, i: int) -> tuple[int, int]:
         """(column, sample) of global sample i: what the dataset reads."""
-        slot = i - self._hot_first
-        if 0 <= slot < len(self._hot_samples):
-            return self._hot_columns[slot], self._hot_samples[slot]
         block, slot = self._cached(i)
-        sample = block.sample(slot)
-        if block.sample_list is not None:
-            self._reads_much = True
-            self._hot_first, self._hot_columns, self._hot_samples = i - slot, block.column_list, block.sample_list
-        return block.column_list[slot], sample
+        return block.column_list[slot], block.sample(slot)
+
+    def whole_block(self, i: int) -> tuple[int, np.ndarray, np.ndarray] | None:
+        """(index of the first sample, column_n, sample_n) of the block of sample i, or None: not worth it.
+
+        Worth it if this process has read a part of the block, or most likely will: then all of it is laid out at once.
+        """
+        block, slot = self._cached(i)
+        if not block.is_whole:
+            return None
+        self._reads_much = True
+        return i - slot, block.column_n, block.sample_n
 
     def read(self, i: int) -> tuple[int, int, int, int]:
         """(column, epoch, position, sample) of global sample i."""
@@ -237,7 +240,7 @@ class Schedule:
 
 
 class _Block:
-    """One block laid out: lists for the readers, samples computed one by one until most of the block is being read."""
+    """One block laid out; its samples are computed one by one until a part of the block has been read, then at once."""
 
     def __init__(self, schedule: Schedule, number: int, counts_C: np.ndarray, start_C: np.ndarray):
         size = schedule.block_size
@@ -251,9 +254,27 @@ class _Block:
         self.j_n = np.empty(size, dtype=np.int64)
         self.j_n[order_n] = np.arange(size)
         self.j_n += first_C[self.column_n]
-        self.column_list, self.j_list = self.column_n.tolist(), self.j_n.tolist()
-        self.sample_list: list[int] | None = None
         self._sample_n: np.ndarray | None = None
+
+    @cached_property
+    def column_list(self) -> list[int]:
+        """Column of every slot."""
+        return self.column_n.tolist()
+
+    @cached_property
+    def j_list(self) -> list[int]:
+        """Samples of its column before every slot, over the whole run."""
+        return self.j_n.tolist()
+
+    @cached_property
+    def sample_list(self) -> list[int]:
+        """Sample of every slot."""
+        return self.sample_n.tolist()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether samples are, or are from now on, laid out all at once."""
+        return self._sample_n is not None or self._reads_left <= 0
 
     @property
     def sample_n(self) -> np.ndarray:
@@ -264,16 +285,13 @@ class _Block:
             epoch_n, position_n = np.divmod(self.j_n, length_n)
             key_n = derive_key_N((schedule.seed, _SHUFFLE), schedule.stream_id_C[self.column_n], epoch_n)
             self._sample_n = permute_N(position_n, length_n, key_n)
-            self.sample_list = self._sample_n.tolist()
         return self._sample_n
 
     def sample(self, slot: int) -> int:
         """Sample of one slot."""
-        if self.sample_list is not None:
+        if self.is_whole:
             return self.sample_list[slot]
         self._reads_left -= 1
-        if self._reads_left < 0:
-            return int(self.sample_n[slot])
         schedule, column = self._schedule, self.column_list[slot]
         length = int(schedule.length_C[column])
         epoch, position = divmod(self.j_list[slot], length)

@@ -156,6 +156,7 @@ def reads(sequence_length: int, repeat: int) -> dict:
             batch = range(n * 256 % size, n * 256 % size + 256)
             if batch.start == 0:
                 schedule._forget_blocks()  # pay for laying blocks out, every time round
+                ours._forget()
             pair = []
             for dataset in (ours, theirs) if n % 2 else (theirs, ours):
                 started = time.perf_counter()
