@@ -9,12 +9,11 @@ its cumulative quota, so they differ by less than one sample. Who takes the extr
 
 - Columns that get a sample a block or more are free at every block: largest remainder first.
 - Columns below one sample a block are the difficulty. One that took its sample early cannot give it back, and when
-  many fall due at once the block may be too small. Where enough columns of the first kind make up for them
-  ("dense": in the next 32 blocks, if the weights stay), they are rounded to the nearest. Else the largest remainder
-  goes first if, at these weights, no block ahead can be overfull; otherwise the earliest deadline: the sample that
-  must come first to stay within the bound. Earliest deadline first meets all deadlines of unit jobs whenever any
-  order does, and for weights that stay as they are one does (Tijdeman, "The chairman assignment problem", Discrete
-  Math. 32 (1980)).
+  many fall due at once the block may be too small. Where enough columns of the first kind make up for them the rule of
+  dense.py serves. Else the largest remainder goes first if, at these weights, no block ahead can be overfull;
+  otherwise the earliest deadline: the sample that must come first to stay within the bound. Earliest deadline first
+  meets all deadlines of unit jobs whenever any order does, and for weights that stay as they are one does (Tijdeman,
+  "The chairman assignment problem", Discrete Math. 32 (1980)).
 
 What is guaranteed. No rule that does not know future weights can keep every difference below one against an opponent
 who chooses them after seeing the rows (the cup game: order of log C). When a block would be overfull nevertheless, or
@@ -28,14 +27,10 @@ make it appear.
 
 import numpy as np
 
+from ado_megatron.dense import ONE, SHIFT, dense_rows, rows_ahead
 from ado_megatron.errors import UserError
 
-_SHIFT = 40
-_ONE = 1 << _SHIFT
 MAX_BLOCK = 1 << 21  # samples; keeps quotas far inside 63 bits
-_KEY_BITS = 17  # of a remainder, above 15 bits of the column's number
-_KEY_ONE = 1 << _KEY_BITS
-_LOOK_AHEAD = 32
 _CHUNK_CELLS = 1 << 16  # rows × columns laid out at a time: stays in the cache
 
 
@@ -52,7 +47,7 @@ def apportion(weights_C, block_size: int, credit_C, remaining_C=None) -> tuple[n
     step_C = _to_grid(_quota(weights_C, block_size, credit_C, remaining_C), block_size)
     quota_C = _settle(_grid_credit(credit_C), step_C, block_size)
     counts_C, credit_C = _take(quota_C, step_C, block_size)
-    return counts_C, credit_C / _ONE
+    return counts_C, credit_C / ONE
 
 
 def _quota(weights_C, block_size: int, credit_C, remaining_C) -> np.ndarray:
@@ -87,25 +82,25 @@ def _quota(weights_C, block_size: int, credit_C, remaining_C) -> np.ndarray:
 
 def _to_grid(quota_C: np.ndarray, block_size: int) -> np.ndarray:
     """Quotas as integers that sum to the block exactly; the rounding of the sum goes to the largest column."""
-    step_C = np.rint(quota_C * _ONE).astype(np.int64)
+    step_C = np.rint(quota_C * ONE).astype(np.int64)
     step_C[(quota_C > 0) & (step_C == 0)] = 1  # a weight, however small, is not "no weight"
-    step_C[step_C.argmax()] += block_size * _ONE - step_C.sum()
+    step_C[step_C.argmax()] += block_size * ONE - step_C.sum()
     return step_C
 
 
 def _grid_credit(credit_C) -> np.ndarray:
-    return np.rint(np.asarray(credit_C, dtype=np.float64) * _ONE).astype(np.int64)
+    return np.rint(np.asarray(credit_C, dtype=np.float64) * ONE).astype(np.int64)
 
 
 def _settle(credit_C: np.ndarray, step_C: np.ndarray, block_size: int) -> np.ndarray:
     """Quotas that sum to the block: what columns without weight were owed (or had too much) goes to the others."""
     quota_C = credit_C + step_C
     idle_C = step_C == 0
-    if idle_C.any() and int(credit_C[idle_C].sum()) > -block_size * _ONE:
+    if idle_C.any() and int(credit_C[idle_C].sum()) > -block_size * ONE:
         quota_C[idle_C] = 0
-    owed = block_size * _ONE - int(quota_C.sum())
+    owed = block_size * ONE - int(quota_C.sum())
     if owed:
-        gift_C = np.rint(step_C * (owed / float(block_size * _ONE))).astype(np.int64)
+        gift_C = np.rint(step_C * (owed / float(block_size * ONE))).astype(np.int64)
         gift_C[step_C.argmax()] += owed - int(gift_C.sum())
         quota_C += gift_C
     return quota_C
@@ -117,7 +112,7 @@ def _fold(quota_C, part_C, step_C, ahead_C, late: int) -> None:
     Columns that are due and have the least to lose relative to their quota are put one unit below their next whole
     sample; what they gave up goes to the columns that are ahead, none of which is lifted above its count.
     """
-    loss_C = np.where(quota_C >= _ONE, part_C / np.maximum(step_C, 1), np.inf)
+    loss_C = np.where(quota_C >= ONE, part_C / np.maximum(step_C, 1), np.inf)
     givers = np.argsort(loss_C, kind="stable")[:late]
     given = int(part_C[givers].sum()) + late
     quota_C[givers] -= part_C[givers] + 1
@@ -128,36 +123,36 @@ def _fold(quota_C, part_C, step_C, ahead_C, late: int) -> None:
 
 def _take(quota_C: np.ndarray, step_C: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Counts and new credit (grid units) from this block's quotas, which sum to the block."""
-    ahead = _rows_ahead(step_C)
+    ahead = rows_ahead(step_C)
     if ahead:
-        counts_HxC, good = _dense(quota_C, step_C, ahead)
+        counts_HxC, good = dense_rows(quota_C, step_C, ahead)
         if good == ahead:
             counts_C = counts_HxC[0].astype(np.int64)
-            return counts_C, quota_C - (counts_C << _SHIFT)
-    floor_C, part_C = quota_C >> _SHIFT, quota_C & (_ONE - 1)
+            return counts_C, quota_C - (counts_C << SHIFT)
+    floor_C, part_C = quota_C >> SHIFT, quota_C & (ONE - 1)
     ahead_C = floor_C < 0
     late = int(ahead_C.sum()) + int(floor_C.sum()) - block_size
     if late > 0:
         _fold(quota_C, part_C, step_C, ahead_C, late)
-        floor_C, part_C = quota_C >> _SHIFT, quota_C & (_ONE - 1)
+        floor_C, part_C = quota_C >> SHIFT, quota_C & (ONE - 1)
         ahead_C = floor_C < 0
     extra = block_size - int(floor_C.sum())
     if extra:
         floor_C = _with_extra(floor_C, part_C, quota_C, step_C, ahead_C, extra)
-    return floor_C, quota_C - (floor_C << _SHIFT)
+    return floor_C, quota_C - (floor_C << SHIFT)
 
 
 def _with_extra(floor_C, part_C, quota_C, step_C, ahead_C, extra: int) -> np.ndarray:
     """Give the extra samples: largest remainder if that is safe, else earliest deadline (ties by remainder)."""
     open_C = (step_C > 0) & (part_C > 0)
-    rest_C = np.where(open_C, -part_C / _ONE, np.inf)
+    rest_C = np.where(open_C, -part_C / ONE, np.inf)
     rest_C[ahead_C] = -1.0
     counts_C = floor_C.copy()
     counts_C[np.argsort(rest_C, kind="stable")[:extra]] += 1
     if _is_safe(counts_C, quota_C, step_C):
         return counts_C
     due_C = np.full(len(part_C), np.inf)
-    np.divide(_ONE - part_C, step_C, out=due_C, where=open_C)
+    np.divide(ONE - part_C, step_C, out=due_C, where=open_C)
     due_C = np.ceil(due_C) + 0.999 * rest_C
     due_C[ahead_C] = -1.0
     floor_C[np.argsort(due_C, kind="stable")[:extra]] += 1
@@ -169,83 +164,15 @@ def _is_safe(counts_C, quota_C, step_C) -> bool:
 
     Looks until the last column that is ahead has been caught up with: every block up to 64, then at growing distances.
     """
-    gap_C = (counts_C << _SHIFT) - quota_C
+    gap_C = (counts_C << SHIFT) - quota_C
     ahead_C = (gap_C > 0) & (step_C > 0)
     if not ahead_C.any():
         return True
     reach = float((gap_C[ahead_C] / step_C[ahead_C]).max())
     later_H = np.concatenate([np.arange(1.0, min(reach, 64.0) + 1), np.floor(np.geomspace(1, reach + 1, 64))])
-    floor_HxC = np.floor((quota_C + later_H[:, None] * step_C.astype(np.float64)) / _ONE)
+    floor_HxC = np.floor((quota_C + later_H[:, None] * step_C.astype(np.float64)) / ONE)
     total = int(counts_C.sum())
     return bool((np.maximum(floor_HxC, counts_C).sum(axis=1) <= total * (1 + later_H)).all())
-
-
-def _rows_ahead(step_C: np.ndarray) -> int:
-    """How many rows, if the weights stay, must be good for the dense rule to lay out the first; 0: do not use it.
-
-    It wants enough columns with a sample a block or more to make up for the rounding of the others; where there are no
-    others, each row stands alone.
-    """
-    often = int((step_C >= _ONE).sum())
-    rare = int(np.count_nonzero(step_C)) - often
-    return 1 if rare == 0 else _LOOK_AHEAD if often >= max(8, rare / 2) else 0
-
-
-def _dense(quota_C: np.ndarray, step_C: np.ndarray, num_rows: int) -> tuple[np.ndarray, int]:
-    """The next rows by the dense rule, counts_SxC (int32), and how many of them, from the first, can be filled so.
-
-    quota_C: of the first row. Rare columns are rounded at a threshold near one half, the same for all of them, which
-    moves with what rounding to the nearest would lay out too much; having gone up they stay up until their quota has
-    passed. The largest remainders of the others fill the block (17 bits of the remainder, ties by column).
-    """
-    rows, columns = np.arange(num_rows), len(step_C)
-    # Remainders in units of 2^-64 sample: multiples of the step wrap by themselves.
-    remainder = np.uint64(64 - _SHIFT)
-    grow_C = step_C.view(np.uint64) << remainder
-    part_SxC = rows.astype(np.uint64)[:, None] * grow_C
-    part_SxC += quota_C.view(np.uint64) << remainder
-    passed_SxC = part_SxC < grow_C  # the quota passed a whole number in this row
-    part_SxC >>= np.uint64(64 - _KEY_BITS)
-    key_SxC = part_SxC.astype(np.uint32)
-    # The quotas of a row sum to the block, so the remainders sum to the samples that their floors leave; cut to 17
-    # bits, the sum of up to 2^15 of them falls short by less than a quarter.
-    extra_S = (np.einsum("sc->s", key_SxC).astype(np.int64) + _KEY_ONE - 1) >> _KEY_BITS
-    rare_C = step_C < _ONE
-    up_SxC = None
-    if rare_C.any():
-        up_SxC = _rare_up(quota_C, key_SxC, extra_S, passed_SxC, rare_C, np.count_nonzero(step_C))
-        extra_S = extra_S - up_SxC.sum(axis=1, dtype=np.int32)
-    key_SxC <<= np.uint32(32 - _KEY_BITS)
-    key_SxC |= np.arange(columns - 1, -1, -1, dtype=np.uint32)
-    if up_SxC is not None:
-        key_SxC &= np.where(rare_C, np.uint32(0), np.uint32(0xFFFFFFFF))
-    sorted_SxC = np.sort(key_SxC, axis=1)
-    least_S = sorted_SxC[rows, np.clip(columns - extra_S, 0, columns - 1)]
-    good_S = (extra_S >= 0) & (extra_S <= columns) & ((least_S >> np.uint32(32 - _KEY_BITS) > 0) | (extra_S == 0))
-    least_S[extra_S <= 0] = 0xFFFFFFFF  # above all keys
-    chosen_SxC = key_SxC >= least_S[:, None]
-    if up_SxC is not None:
-        chosen_SxC |= up_SxC
-    rounded_SxC = passed_SxC.view(np.int8)
-    rounded_SxC += chosen_SxC.view(np.int8)
-    rounded_SxC[1:] -= chosen_SxC[:-1].view(np.int8)
-    counts_SxC = (step_C >> _SHIFT).astype(np.int32) + rounded_SxC
-    counts_SxC[0] = (quota_C >> _SHIFT) + chosen_SxC[0]
-    return counts_SxC, num_rows if good_S.all() else int(np.argmin(good_S))
-
-
-def _rare_up(quota_C, key_SxC, extra_S, passed_SxC, rare_C, moving: int) -> np.ndarray:
-    """Which rare columns are above the floor of their quota in each row: once up, until the quota has passed."""
-    too_many_S = np.einsum("sc->s", key_SxC >> np.uint32(_KEY_BITS - 1)) - extra_S
-    shift_S = np.clip((too_many_S << _KEY_BITS) // moving, -_KEY_ONE // 4, _KEY_ONE // 4)
-    up_SxC = key_SxC >= (_KEY_ONE // 2 + shift_S).astype(np.uint32)[:, None]
-    up_SxC &= rare_C
-    up_SxC[0] |= quota_C < 0  # laid out before
-    before_C = up_SxC[0]
-    for up_C, passed_C in zip(up_SxC[1:], passed_SxC[1:], strict=True):
-        up_C |= before_C > passed_C
-        before_C = up_C
-    return up_SxC
 
 
 def apportion_rows(
@@ -277,9 +204,9 @@ def apportion_rows(
 def _dense_rows(weights_C, block_size: int, counts_SxC, credit_C, remaining_C) -> tuple[int, np.ndarray]:
     """Fill in as many rows as the dense rule lays out; their number (0: the next needs `apportion`) and the credit."""
     step_C = _to_grid(_quota(weights_C, block_size, credit_C, remaining_C), block_size)
-    ahead, num_rows = _rows_ahead(step_C), len(counts_SxC)
+    ahead, num_rows = rows_ahead(step_C), len(counts_SxC)
     if remaining_C is not None:
-        bound_C = (remaining_C - credit_C)[step_C > 0] / (step_C[step_C > 0] / _ONE)
+        bound_C = (remaining_C - credit_C)[step_C > 0] / (step_C[step_C > 0] / ONE)
         num_rows = min(num_rows, int(bound_C.min()))
     if not ahead or num_rows < 2:
         return 0, credit_C
@@ -288,17 +215,17 @@ def _dense_rows(weights_C, block_size: int, counts_SxC, credit_C, remaining_C) -
     while row < num_rows + ahead - 1:
         starts.append((row, quota_C))
         size = min(chunk, num_rows + ahead - 1 - row)
-        part_SxC, good = _dense(quota_C, step_C, size)
+        part_SxC, good = dense_rows(quota_C, step_C, size)
         kept_SxC = counts_SxC[row : min(row + good, num_rows)]
         kept_SxC[:] = part_SxC[: len(kept_SxC)]
         row += good
         if good < size:
             break
         # Products and sums may leave 63 bits; their difference, a credit, does not, and integers wrap.
-        quota_C = quota_C + size * step_C - (part_SxC.sum(axis=0) << _SHIFT)
+        quota_C = quota_C + size * step_C - (part_SxC.sum(axis=0) << SHIFT)
     num_rows = row - ahead + 1  # of these it is known that the rows after them can be filled
     if num_rows < 1:
         return 0, credit_C
     first, quota_C = max((start for start in starts if start[0] < num_rows), key=lambda start: start[0])
-    laid_out_C = counts_SxC[first:num_rows].sum(axis=0) << _SHIFT
-    return num_rows, (quota_C + (num_rows - first - 1) * step_C - laid_out_C) / _ONE
+    laid_out_C = counts_SxC[first:num_rows].sum(axis=0) << SHIFT
+    return num_rows, (quota_C + (num_rows - first - 1) * step_C - laid_out_C) / ONE

@@ -14,7 +14,7 @@ ROWS = [
     ["cli", "run", "hosts", "trainer", "doctor", "prepare", "report", "report_figures", "report_html"],
     ["mixer"],
     ["planner", "recorder", "refits", "resume", "metrics", "checkpoint", "comm", "fitter"],
-    ["meter", "dataset", "draw_log", "audit", "schedule", "table", "apportion", "supply", "domains"],
+    ["meter", "dataset", "draw_log", "audit", "schedule", "table", "apportion", "dense", "supply", "domains"],
     ["replay", "replay_plot", "trace", "report_data", "report_table", "corpora", "encode", "domain_writer", "tokenizer",
      "documents", "arguments", "scaling_law", "law_solver", "law_error", "law_starts", "policy", "simplex", "history",
      "config", "profiles", "metrics_file", "permutation", "errors"],

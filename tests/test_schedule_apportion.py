@@ -108,6 +108,22 @@ def test_the_opponent_does_make_it_fold():
     assert 1e-3 < most < 1
 
 
+@pytest.mark.parametrize(("columns", "rows"), [(22, 400), (200, 200), (1000, 150)])
+@pytest.mark.parametrize("shape", [0.3, 1, 100])
+def test_the_discrepancy_at_block_boundaries_is_no_worse_than_megatron_s(columns, rows, shape):
+    from megatron.core.datasets.helpers import build_blending_indices
+
+    block = 2048
+    weights_C = np.random.default_rng(3).dirichlet(np.full(columns, shape))
+    domain_N, sample_N = np.zeros(rows * block, dtype=np.int16), np.zeros(rows * block, dtype=np.int64)
+    build_blending_indices(domain_N, sample_N, weights_C, columns, rows * block, False)
+    theirs_SxC = np.stack([np.bincount(part_n, minlength=columns) for part_n in domain_N.reshape(rows, block)])
+    ours_SxC, _ = apportion_rows(weights_C, block, rows, np.zeros(columns))
+    quota_SxC = block * np.arange(1, rows + 1)[:, None] * weights_C
+    theirs, ours = (np.abs(counts_SxC.cumsum(axis=0) - quota_SxC).max() for counts_SxC in (theirs_SxC, ours_SxC))
+    assert ours <= theirs + TIE
+
+
 @given(
     seed=st.integers(0, 10**6), columns=st.integers(1, 60), block=st.integers(1, 300), rows=st.integers(0, 150),
     capped=st.booleans(), shape=st.sampled_from([0.2, 1, 50]),
