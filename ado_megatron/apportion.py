@@ -34,24 +34,26 @@ MAX_BLOCK = 1 << 21  # samples; keeps quotas far inside 63 bits
 _CHUNK_CELLS = 1 << 16  # rows × columns laid out at a time: stays in the cache
 
 
-def apportion(weights_C, block_size: int, credit_C, remaining_C=None) -> tuple[np.ndarray, np.ndarray]:
+def apportion(
+    weights_C, block_size: int, credit_C, remaining_C=None, domain_of_C=None
+) -> tuple[np.ndarray, np.ndarray]:
     """Samples of each column in the next block, and the credit to hand to the call for the block after it.
 
     weights_C: non-negative, any positive sum. credit_C: zeros at first, then what the last call returned (samples).
     remaining_C: the most samples that each column may still take in the run (None: no cap); kept exactly, the others
-    taking over in proportion to their weights.
+    taking over in proportion to their weights. domain_of_C: with it the others of its domain take over first.
     Returns counts_C (int64, sums to block_size) and credit_C (float64, each strictly between -1 and 1, sum 0).
     Raises ValueError for weights that are negative, not finite or all zero, and UserError when the columns that have
     weight cannot fill the block.
     """
-    step_C = _to_grid(_quota(weights_C, block_size, credit_C, remaining_C), block_size)
+    step_C = _to_grid(_quota(weights_C, block_size, credit_C, remaining_C, domain_of_C), block_size)
     quota_C = _settle(_grid_credit(credit_C), step_C, block_size)
     counts_C, credit_C = _take(quota_C, step_C, block_size)
     return counts_C, credit_C / ONE
 
 
-def _quota(weights_C, block_size: int, credit_C, remaining_C) -> np.ndarray:
-    """block_size × weights, scaled so that no column's cumulative quota passes its cap (water-filling)."""
+def _quota(weights_C, block_size: int, credit_C, remaining_C, domain_of_C=None) -> np.ndarray:
+    """block_size × weights, changed so that no column's cumulative quota passes its cap."""
     weights_C = np.asarray(weights_C, dtype=np.float64)
     total = weights_C.sum()
     if not (np.isfinite(total) and total > 0 and (weights_C >= 0).all()):
@@ -62,22 +64,37 @@ def _quota(weights_C, block_size: int, credit_C, remaining_C) -> np.ndarray:
     bound_C = np.maximum(np.asarray(remaining_C, dtype=np.float64) - credit_C, 0.0)
     if (quota_C <= bound_C).all():
         return quota_C
-    open_C, left = weights_C > 0, float(block_size)
-    quota_C = np.zeros_like(weights_C)
-    while open_C.any():
-        quota_C[open_C] = weights_C[open_C] * (left / weights_C[open_C].sum())
-        full_C = open_C & (quota_C >= bound_C)
-        if not full_C.any():
-            return quota_C
-        quota_C[full_C] = bound_C[full_C]
-        open_C &= ~full_C
-        left = block_size - quota_C[~open_C].sum()
-    if left > 1e-6:
+    whole_C, block_1 = np.zeros(len(weights_C), dtype=np.int64), np.array([float(block_size)])
+    if domain_of_C is None:
+        quota_C = _fill(weights_C, bound_C, block_1, whole_C)
+    else:
+        bound_K = np.bincount(domain_of_C, np.where(weights_C > 0, bound_C, 0.0))
+        quota_K = _fill(np.bincount(domain_of_C, weights_C), bound_K, block_1, whole_C[: len(bound_K)])
+        quota_C = _fill(weights_C, bound_C, quota_K, domain_of_C)
+    if quota_C.sum() < block_size - 1e-6:
         raise UserError(
             f"the domains with weight have {int(np.sum(np.asarray(remaining_C)[weights_C > 0]))} samples left under "
             f"their caps, but a block needs {block_size}; raise --ado-max-epochs or shorten the run"
         )
     return quota_C
+
+
+def _fill(weights_C: np.ndarray, bound_C: np.ndarray, total_K: np.ndarray, domain_of_C: np.ndarray) -> np.ndarray:
+    """total_K of each domain in proportion to the weights in it, but to no column more than its bound (water-filling).
+
+    A domain gets less than its total where its bounds are less.
+    """
+    open_C, quota_C = weights_C > 0, np.zeros_like(weights_C)
+    while True:
+        closed_K = np.bincount(domain_of_C, np.where(open_C, 0.0, quota_C), minlength=len(total_K))
+        weight_K = np.bincount(domain_of_C, np.where(open_C, weights_C, 0.0), minlength=len(total_K))
+        level_K = np.divide(total_K - closed_K, weight_K, out=np.zeros_like(weight_K), where=weight_K > 0)
+        quota_C[open_C] = (weights_C * level_K[domain_of_C])[open_C]
+        full_C = open_C & (quota_C >= bound_C)
+        if not full_C.any():
+            return quota_C
+        quota_C[full_C] = bound_C[full_C]
+        open_C &= ~full_C
 
 
 def _to_grid(quota_C: np.ndarray, block_size: int) -> np.ndarray:

@@ -112,7 +112,8 @@ class Planner:
         """The point after the next row, and that row."""
         weights_C = self.domains.weights_C(self._in_force_K(settled))
         remaining_C = None if self.caps_C is None else self.caps_C - settled.laid_out_C
-        counts_C, credit_C = apportion(weights_C, self.block_size, settled.credit_C, remaining_C)
+        domain_of_C = self.domains.domain_of_C
+        counts_C, credit_C = apportion(weights_C, self.block_size, settled.credit_C, remaining_C, domain_of_C)
         counts_K = self.domains.by_domain(counts_C)
         laid_out_C = settled.laid_out_C + counts_C
         return _Point(settled.block + 1, settled.state, counts_K, credit_C, laid_out_C, settled.laws), counts_C

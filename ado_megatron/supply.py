@@ -129,13 +129,11 @@ def _virtual_end(sorted_end, given, sorted_weight, out_at, samples_left: float) 
 def forecast_lines(domains: Domains, weights_K, drawn_C, samples_left: float, caps_C=None) -> list[str]:
     """One line a domain: its epochs at the end of the run and, under a cap, when it runs out. For logs and the
     report."""
-    weights_C = domains.weights_C(weights_K)
-    result = forecast(weights_C, domains.lengths_C, drawn_C, samples_left, caps_C)
+    of = domains.by_domain  # a domain runs out when the last of its prefixes does
+    caps_K = None if caps_C is None else np.bincount(domains.domain_of_C, caps_C.astype(np.float64))
+    result = forecast(weights_K, of(domains.lengths_C), of(drawn_C), samples_left, caps_K)
     lines = []
-    for k, name in enumerate(domains.names_K):
-        columns = domains.domain_of_C == k
-        epochs = result.drawn_C[columns].sum() / domains.lengths_C[columns].sum()
-        last = result.runs_out_C[columns].max()
+    for name, epochs, last in zip(domains.names_K, result.epochs_C, result.runs_out_C, strict=True):
         when = f"runs out after {int(last):,} more samples of the run" if last <= samples_left else "does not run out"
         lines.append(f"{name}: {epochs:.2f} epochs at the end of the run; {when}")
     return lines

@@ -167,6 +167,38 @@ def test_at_its_cap_a_column_drops_out_and_the_others_take_over_in_proportion():
     assert rows_SxC[3:].sum(axis=0).tolist() == [0, 42, 28]
 
 
+def test_at_its_cap_a_prefix_hands_over_to_its_domain_first_and_a_domain_to_the_others():
+    """Domains {0, 1} and {2}, half each: 0 ends after 5 samples, and 1 takes over its part; the domain after 25."""
+    total_C, credit_C, rows = np.zeros(3, dtype=np.int64), np.zeros(3), []
+    for _ in range(8):
+        remaining_C = np.array([5, 20, 1000]) - total_C
+        counts_C, credit_C = apportion([0.25, 0.25, 0.5], 10, credit_C, remaining_C, np.array([0, 0, 1]))
+        total_C += counts_C
+        rows.append(counts_C.tolist())
+    domain = [a + b for a, b, _ in rows]
+    assert domain == [5, 5, 5, 5, 5, 0, 0, 0]
+    assert [row[0] for row in rows][2:] == [0] * 6 and total_C.tolist() == [5, 20, 55]
+
+
+@given(seed=st.integers(0, 10**6), columns=st.integers(2, 20), num_domains=st.integers(1, 6), block=st.integers(1, 50))
+@settings(max_examples=80)
+def test_a_domain_keeps_its_share_until_all_of_its_prefixes_are_at_their_caps(seed, columns, num_domains, block):
+    rng = np.random.default_rng(seed)
+    domain_of_C = np.append(np.arange(num_domains), rng.integers(0, num_domains, columns))
+    caps_C, weights_C = rng.integers(0, 200, len(domain_of_C)), rng.dirichlet(np.ones(len(domain_of_C))) + 1e-9
+    taken_C, credit_C = np.zeros(len(caps_C), dtype=np.int64), np.zeros(len(caps_C))
+    weights_K, wanted_K = np.bincount(domain_of_C, weights_C) / weights_C.sum(), np.zeros(num_domains)
+    for _ in range(int(caps_C.sum()) // block):
+        counts_C, credit_C = apportion(weights_C, block, credit_C, caps_C - taken_C, domain_of_C)
+        taken_C, wanted_K = taken_C + counts_C, wanted_K + block * weights_K
+        assert counts_C.sum() == block and (taken_C <= caps_C).all()
+        taken_K, caps_K = (np.bincount(domain_of_C, count_C) for count_C in (taken_C, caps_C))
+        if (wanted_K > caps_K).any():
+            break
+        columns_K = np.bincount(domain_of_C)
+        assert (np.abs(taken_K - wanted_K) < columns_K + TIE).all()  # less than one sample a column
+
+
 def test_a_column_without_weight_gets_nothing_and_leaves_nothing_owed():
     _, credit_C = apportion_rows([1, 1, 1], 4, 5, np.zeros(3))
     assert np.abs(credit_C).max() > 0.1

@@ -89,3 +89,16 @@ def test_lines_for_people():
     lines = forecast_lines(DOMAINS, DOMAINS.prior_K, np.zeros(3, dtype=np.int64), 1000, caps_C)
     assert lines[1] == "code: 1.00 epochs at the end of the run; runs out after 100 more samples of the run"
     assert lines[0].startswith("wiki: 6.93 epochs") and lines[0].endswith("does not run out")
+
+
+def test_the_lines_of_groups_speak_of_domains(tmp_path):
+    """The law prefix of `text` ends first; wiki takes over its part, so the domain ends with its last prefix."""
+    path = tmp_path / "groups.json"
+    path.write_text('{"text": ["wiki", "law"], "code": "code"}')
+    conf = AdoConfig(groups=str(path), max_epochs="text=1")
+    domains = Domains.build(["/d/wiki", "/d/code", "/d/law"], [3, 3, 3], [100, 300, 20], conf)
+    lines = forecast_lines(domains, domains.prior_K, np.zeros(3, dtype=np.int64), 300, caps_from_config(conf, domains))
+    assert lines == [
+        "text: 1.00 epochs at the end of the run; runs out after 180 more samples of the run",
+        "code: 0.60 epochs at the end of the run; does not run out",
+    ]
