@@ -68,6 +68,20 @@ def law_speed(law_Kx3: np.ndarray, n_K: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Supply:
+    """What each domain has: samples of one epoch, drawn so far, the most that may be drawn (None: no caps at all).
+
+    samples_left: of the whole run. block_size: samples of a step.
+    """
+
+    length_K: np.ndarray
+    drawn_K: np.ndarray
+    cap_K: np.ndarray | None
+    samples_left: int
+    block_size: int
+
+
+@dataclass(frozen=True)
 class Run:
     """A run's metrics. Losses are means over an interval's tokens, nan where a domain had none."""
 
@@ -81,6 +95,7 @@ class Run:
     loss_SxK: np.ndarray
     weights_SxK: np.ndarray
     epochs_K: np.ndarray
+    supply: Supply
     fits: list[Fit]
     validation_step_V: np.ndarray
     validation_VxK: np.ndarray
@@ -188,6 +203,7 @@ def _run(path: Path, header: dict, steps: list[dict], records: list[dict]) -> Ru
         loss_SxK=_floats([r["loss_K"] for r in steps]).reshape(-1, num),
         weights_SxK=_floats([r["weights_K"] for r in steps]).reshape(-1, num),
         epochs_K=_epochs_by_domain(header, _floats(steps[-1]["epochs_C"])),
+        supply=_supply(header, steps[-1]),
         fits=[_fit(r, num) for r in records if r["type"] == "fit"],
         validation_step_V=np.array([r["step"] for r in validations], dtype=int),
         validation_VxK=_floats([r["loss_K"] for r in validations]).reshape(-1, num),
@@ -198,6 +214,18 @@ def _run(path: Path, header: dict, steps: list[dict], records: list[dict]) -> Ru
 def _floats(values) -> np.ndarray:
     """JSON's null is nan."""
     return np.array(values, dtype=np.float64)
+
+
+def _supply(header: dict, last: dict) -> Supply:
+    domain_of_C, lengths_C = np.array(header["domain_of_C"], dtype=int), _floats(header["lengths_C"])
+    caps_C = header.get("caps_C")
+    return Supply(
+        length_K=np.bincount(domain_of_C, lengths_C),
+        drawn_K=np.bincount(domain_of_C, lengths_C * _floats(last["epochs_C"])),
+        cap_K=None if caps_C is None else np.bincount(domain_of_C, _floats(caps_C)),
+        samples_left=max(header["num_blocks"] * header["block_size"] - last["consumed_samples"], 0),
+        block_size=header["block_size"],
+    )
 
 
 def _epochs_by_domain(header: dict, epochs_C: np.ndarray) -> np.ndarray:

@@ -93,7 +93,8 @@ def page(run: Run, other: Run | None) -> str:
         f"<h1>Data mixture of {html.escape(run.name)}</h1>",
         f'<p class="quiet">{html.escape(facts(run))}</p>',
         html_table(run),
-        '<p class="quiet">tokens: trained on. epochs: times the domain\'s samples were gone through. last: over the '
+        '<p class="quiet">tokens: trained on. epochs: times the domain\'s samples were gone through, now and at the '
+        "end of the run if the weights stay. runs out: the step after which it is at its cap. last: over the "
         "last twentieth of the run. at 2n: the loss that the law expects after as many samples again. "
         "± is one standard error.</p>",
     ]

@@ -8,6 +8,7 @@ import numpy as np
 
 from ado_megatron.errors import UserError
 from ado_megatron.report_data import Run, law_loss
+from ado_megatron.supply import forecast
 
 
 def law_text(run: Run, k: int) -> str:
@@ -37,6 +38,24 @@ def forecast_K(run: Run) -> np.ndarray:
     return law_loss(run.laws().law_Kx3, 2.0 * run.n_SxK[-1])
 
 
+def runs_out_at(run: Run) -> list[str]:
+    """After which step each domain is at its cap if the weights stay, or a dash: not within the run."""
+    supply = run.supply
+    result = forecast(run.weights_SxK[-1], supply.length_K, supply.drawn_K, supply.samples_left, supply.cap_K)
+    after_K = run.step_S[-1] + np.ceil(result.runs_out_C / supply.block_size)
+    return [
+        f"{int(after):,}" if out <= supply.samples_left else "–"
+        for after, out in zip(after_K, result.runs_out_C, strict=True)
+    ]
+
+
+def epochs_at_end_K(run: Run) -> np.ndarray:
+    """How often each domain will have been gone through when the run ends, if the weights stay."""
+    supply = run.supply
+    arguments = supply.length_K, supply.drawn_K, supply.samples_left, supply.cap_K
+    return forecast(run.weights_SxK[-1], *arguments).epochs_C
+
+
 def columns(run: Run) -> list[tuple[str, list[str]]]:
     """The table: (heading, one cell a domain) for each column."""
     first_K, last_K, later_K = run.first_loss_K(), run.last_loss_K(), forecast_K(run)
@@ -48,6 +67,8 @@ def columns(run: Run) -> list[tuple[str, list[str]]]:
         ("domain", run.names_K),
         ("tokens", numbers(run.tokens_SxK.sum(0), ",.0f")),
         ("epochs", numbers(run.epochs_K, ".2f")),
+        *([("at end", numbers(epochs_at_end_K(run), ".2f"))] if run.supply.samples_left else []),
+        *([("runs out", runs_out_at(run))] if run.supply.cap_K is not None else []),
         ("prior", numbers(run.prior_K, ".2%")),
         ("weight now", numbers(run.weights_SxK[-1], ".2%")),
         ("loss first", numbers(first_K, ".3f")),

@@ -12,14 +12,16 @@ def law_parameters(num):
     return np.log(draw.uniform(8, 25, num)), np.log(draw.uniform(0.9, 2.2, num)), draw.uniform(0.25, 0.5, num)
 
 
-def make_run(folder, *, names=NAMES, prior=PRIOR, steps=600, interval=5, batch=32, seed=0, adaptive=True, config=None):
+def make_run(folder, *, names=NAMES, prior=PRIOR, steps=600, interval=5, batch=32, seed=0, adaptive=True, config=None,
+             planned=None, caps=None):  # fmt: skip
     """Writes folder/ado/metrics.jsonl and returns its records."""
     draw, num = np.random.default_rng(seed), len(names)
     log_beta, log_epsilon, alpha = law_parameters(num)
     lengths = np.maximum(20, (prior * 30000).astype(int))
     header = {"type": "run", "version": 1, "domains": list(names), "prior_K": list(prior), "columns": list(names),
               "lengths_C": lengths.tolist(), "domain_of_C": list(range(num)), "block_size": batch,
-              "num_blocks": steps, "config": {"policy": "ado" if adaptive else "static", **(config or {})}}  # fmt: skip
+              "num_blocks": planned or steps, "caps_C": caps,
+              "config": {"policy": "ado" if adaptive else "static", **(config or {})}}  # fmt: skip
     records, n, weights, laws = [header], np.zeros(num), np.array(prior, float), False
     for step in range(interval, steps + 1, interval):
         counts = draw.multinomial(batch * interval, weights)

@@ -45,6 +45,22 @@ def test_the_table_holds_the_sums_and_ends_of_the_run(arms, run):
     assert table["loss first"] == [f"{value:.3f}" for value in first]
 
 
+def test_under_caps_the_table_says_when_a_domain_runs_out(tmp_path):
+    """The present weights are .5 .3 .2: the third domain has 1,600 samples at most, the others have plenty."""
+    caps = [10**6, 10**6, 1600]
+    kwargs = {"names": ["a", "b", "c"], "prior": np.array([0.5, 0.3, 0.2]), "steps": 100, "adaptive": False}
+    last = steps_of(make_run(tmp_path, **kwargs, planned=400, caps=caps))[-1]
+    table = dict(report.columns(read_run(tmp_path)))
+    drawn = np.array(last["epochs_C"]) * [15000, 9000, 6000]
+    samples = (1600 - drawn[2]) / 0.2
+    assert table["runs out"] == ["–", "–", f"{100 + int(np.ceil(samples / 32))}"]
+    rest = 300 * 32 - samples  # shared by the two others, 5 to 3
+    more = np.array([0.5 * samples + rest * 5 / 8, 0.3 * samples + rest * 3 / 8, 0.2 * samples])
+    assert table["at end"] == [f"{e:.2f}" for e in (drawn + more) / [15000, 9000, 6000]]
+    make_run(tmp_path, **kwargs)
+    assert not {"runs out", "at end"} & set(dict(report.columns(read_run(tmp_path))))  # no caps, and nothing left
+
+
 def test_the_last_loss_is_a_token_mean_of_the_last_twentieth(arms, run):
     tail = steps_of(arms[0][1])[-6:]  # 120 intervals
     for k in range(len(NAMES)):
@@ -138,11 +154,13 @@ def test_thinning_keeps_every_sum_and_the_end(run, most):
 
 def test_columns_of_one_domain_show_the_most_epochs_of_any(tmp_path):
     records = make_run(tmp_path, steps=20, names=["a", "b"], prior=np.array([0.5, 0.5]), adaptive=False)
-    records[0]["domain_of_C"] = [0, 1, 0]
+    records[0] |= {"domain_of_C": [0, 1, 0], "lengths_C": [100, 200, 10]}
     for record in steps_of(records):
         record["epochs_C"] = [0.25, 0.5, 3.0]
     (tmp_path / "ado" / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert read_run(tmp_path).epochs_K.tolist() == [3.0, 0.5]
+    made = read_run(tmp_path)
+    assert made.epochs_K.tolist() == [3.0, 0.5]
+    assert made.supply.drawn_K.tolist() == [55, 100] and made.supply.length_K.tolist() == [110, 200]
 
 
 class Page(html.parser.HTMLParser):
