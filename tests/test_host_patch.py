@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
-from host_runs import QUICK_ADO, checkout, tail, train, write_domains
+from host_runs import QUICK_ADO, ROOT, checkout, tail, train, write_domains
 
 from ado_megatron.audit import audit
 from ado_megatron.draw_log import DrawFile
@@ -134,6 +136,18 @@ def test_a_failing_write_leaves_every_file_as_it_was(fork, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         run("apply", root, sets)
     assert len(calls) == 2 and contents(root) == before
+
+
+def test_a_package_that_is_installed_carries_the_sets(tmp_path):
+    clone = tmp_path / "clone"
+    for part in ("ado_megatron", "patches"):
+        shutil.copytree(ROOT / part, clone / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "setup.py", clone)
+    build = [sys.executable, "setup.py", "-q", "build", "--build-lib", str(tmp_path / "site")]
+    subprocess.run(build, cwd=clone, check=True, capture_output=True)
+    look = "from ado_megatron.hosts import patch; print(len(patch.read_sets(patch.PATCHES)), patch.PATCHES)"
+    done = subprocess.run([sys.executable, "-c", look], cwd=tmp_path / "site", capture_output=True, text=True)
+    assert done.stdout.split() == ["3", str(tmp_path / "site" / "ado_megatron" / "patches")], done.stderr
 
 
 def test_the_sets_hold_our_lines_alone():

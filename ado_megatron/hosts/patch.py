@@ -21,7 +21,8 @@ from pathlib import Path
 from ado_megatron.errors import UserError
 
 MARK = "# ado-megatron"
-PATCHES = Path(__file__).resolve().parents[2] / "patches"
+_ROOTS = Path(__file__).resolve().parents[1:3]  # the installed package, or the clone
+PATCHES = next((root / "patches" for root in _ROOTS if (root / "patches").is_dir()), _ROOTS[1] / "patches")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +161,7 @@ def read_sets(directory: Path = PATCHES) -> list[PatchSet]:
     """All sets that come with this package."""
     sets = [PatchSet.read(path) for path in sorted(directory.glob("*.json"))]
     if not sets:
-        raise UserError(f"{directory} holds no insertions; run from a clone of this repository, or give --patches")
+        raise UserError(f"{directory} holds no insertions; give --patches a directory that does")
     return sets
 
 
@@ -216,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ado-megatron patch", description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=("check", "apply", "revert"))
     parser.add_argument("checkout", type=Path, help="directory of the host")
-    parser.add_argument("--patches", type=Path, default=PATCHES, help="directory of the sets [that of this clone]")
+    parser.add_argument("--patches", type=Path, default=PATCHES, help="directory of the sets [ours]")
     options = parser.parse_args(argv)
     patch_set = find(options.checkout, read_sets(options.patches))
     before = state(options.checkout, patch_set)
