@@ -23,6 +23,7 @@ from ado_megatron.schedule import Schedule
 
 KEY_BITS = 15
 KEY_MASK = (1 << KEY_BITS) - 1
+_NOTHING = (0, [], [], None, None, None)
 
 
 def pack_key(i, column):
@@ -61,47 +62,44 @@ class AdaptiveBlend(torch.utils.data.Dataset):
         self._forget()
 
     def _forget(self) -> None:
-        # Of the block read last, if it is read in one go: its first index, and (column, sample, keys) of each sample.
-        # In one attribute, so that a thread never sees the one without the other.
-        self._whole: tuple[int, list] = (0, [])
+        # Of the block read last, if in one go: its first index, sample and column of each slot as integers, and sample,
+        # column and key as arrays. In one attribute, so that a thread never sees the one without the other.
+        self._whole: tuple = _NOTHING
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_whole": (0, [])}
+        return {**self.__dict__, "_whole": _NOTHING}
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, i: int):
         """Sample i of the run. Waits for its block to be planned; IndexError outside the run."""
-        first, rows = self._whole
+        first, samples, columns, sample_n, column_n, key_n = self._whole
         slot = i - first
-        if 0 <= slot < len(rows):
-            column, sample, keys = rows[slot]
+        if 0 <= slot < len(samples):
+            item = self.datasets[columns[slot]][samples[slot]]
+            column, key, sample = column_n[slot], key_n[slot], sample_n[slot]  # int64 values, as items carry them
         else:
-            column, sample, keys = self._look_up(operator.index(i))
-        item = self.datasets[column][sample]
+            column, key, sample = self._look_up(operator.index(i))
+            item = self.datasets[int(column)][int(sample)]
         if isinstance(item, dict):  # Megatron's items, without a second look at what a mapping is
-            return {**item, **keys}
-        return {**item, **keys} if isinstance(item, Mapping) else (item, dict(keys))
+            return {**item, self.host_key: column, "ado_key": key, "ado_sample": sample}
+        keys = {self.host_key: column, "ado_key": key, "ado_sample": sample}
+        return {**item, **keys} if isinstance(item, Mapping) else (item, keys)
 
-    def _look_up(self, i: int) -> tuple[int, int, dict[str, np.int64]]:
-        """(column, sample, keys) of sample i; with its block where that is read in one go."""
+    def _look_up(self, i: int) -> tuple[np.int64, np.int64, np.int64]:
+        """(column, key, sample) of sample i; keeps its block at hand where that is read in one go."""
         if not 0 <= i < self.size:
             raise IndexError(f"sample {i} is outside the run's {self.size} samples")
         whole = self.schedule.whole_block(i)
         if whole is None:
             column, sample = self.schedule.draw(i)
-            return column, sample, self._keys(np.int64(column), np.int64(pack_key(i, column)), np.int64(sample))
+            return np.int64(column), np.int64(pack_key(i, column)), np.int64(sample)
         first, column_n, sample_n = whole
         column_n = column_n[: self.size - first].astype(np.int64)
         key_n = pack_key(np.arange(first, first + len(column_n)), column_n)
-        keys = map(self._keys, column_n, key_n, sample_n)  # iterating gives int64 values, as items carry them
-        rows = list(zip(column_n.tolist(), sample_n.tolist(), keys, strict=False))
-        self._whole = first, rows
-        return rows[i - first]
-
-    def _keys(self, column: np.int64, key: np.int64, sample: np.int64) -> dict[str, np.int64]:
-        return {self.host_key: column, "ado_key": key, "ado_sample": sample}
+        self._whole = first, sample_n[: len(column_n)].tolist(), column_n.tolist(), sample_n, column_n, key_n
+        return column_n[i - first], key_n[i - first], sample_n[i - first]
 
     # ---------------------------------------------------------------- for code that looks at a blended dataset
 

@@ -4,12 +4,13 @@
 epoch of 10^10 samples is shuffled without an array. Only 64-bit integer arithmetic is used and none of numpy's random
 generators (their streams may change between versions), so the result is the same on every platform.
 
-How it works. x is written in b = max(2, ⌈log2 n⌉) bits and cut into a high part of ⌊b/2⌋ bits and a low part. Eight
-rounds xor, in turn, one part with a keyed hash of the other. Each round undoes itself, so whatever the hash, the
-network is a bijection of 0 … 2^b − 1. A result ≥ n is put through again until it falls below n (cycle walking: the
-orbit of x < n must return below n, and the map so defined is a bijection of 0 … n−1); 2^b < 2n for n > 2, so fewer
-than two passes on average. Sources: Luby and Rackoff, SIAM J. Comput. 17 (1988); Black and Rogaway, CT-RSA 2002 (cycle
-walking); the 64-bit mixer is SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
+How it works. With b = max(2, ⌈log2 n⌉), x is cut into a low part of ⌈b/2⌉ bits and a high part below H, the least
+number that makes room for n elements. Eight rounds change, in turn, one part by a keyed hash of the other: the low part
+by exclusive or, the high part by addition modulo H. Each round undoes itself, so whatever the hash, the network is a
+bijection of the numbers below H · 2^⌈b/2⌉. A result ≥ n is put through again until it falls below n (cycle walking:
+the orbit of x < n must return below n, and the map so defined is a bijection of 0 … n−1); that is rare, because fewer
+than 2^⌈b/2⌉ numbers are too many. Sources: Luby and Rackoff, SIAM J. Comput. 17 (1988); Black and Rogaway, CT-RSA 2002
+(cycle walking, parts of any size); the 64-bit mixer is SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
 
 Shape suffixes: N elements of a vectorised call. Keys are integers below 2^64, made by `derive_key`.
 """
@@ -23,6 +24,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_A, _MIX_B = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _HASH_A, _HASH_B = 0xD6E8FEB86659FD93, 0xA0761D6478BD642F
 ROUNDS = 8
+LARGEST = 1 << 52
 # Odd multipliers turn one key into a key for each round.
 _ROUND_ODD = tuple((_GOLDEN * (2 * r + 1) + 2 * _MIX_A) & MASK64 | 1 for r in range(ROUNDS))
 
@@ -67,18 +69,22 @@ def _round_keys(key: int) -> tuple[int, ...]:
     return tuple((key * odd) & MASK64 for odd in _ROUND_ODD)
 
 
-def _widths(n: int) -> tuple[int, int]:
+def _parts(n: int) -> tuple[int, int]:
+    """(bits of the low part, H)."""
     bits = max(2, (n - 1).bit_length())
-    return bits // 2, bits - bits // 2
+    low_bits = bits - bits // 2
+    return low_bits, -(-n >> low_bits)
 
 
 def _check(x: int, n: int) -> None:
     if not 0 <= x < n:
         raise ValueError(f"a permutation of {n} elements has no element {x}")
+    if n > LARGEST:
+        raise ValueError(f"a permutation has at most 2^52 elements, not {n}")
 
 
 def permute(x: int, n: int, key: int) -> int:
-    """The image of x under the permutation of 0 … n−1 that `key` names. ValueError unless 0 ≤ x < n."""
+    """The image of x under the permutation of 0 … n−1 that `key` names. ValueError unless 0 ≤ x < n ≤ 2^52."""
     _check(x, n)
     return _walk(x, n, _round_keys(key), forward=True)
 
@@ -90,8 +96,8 @@ def invert(y: int, n: int, key: int) -> int:
 
 
 def _walk(x: int, n: int, keys: tuple[int, ...], forward: bool) -> int:
-    high_bits, low_bits = _widths(n)
-    high_shift, low_shift, low_mask = 64 - high_bits, 64 - low_bits, (1 << low_bits) - 1
+    low_bits, num_high = _parts(n)
+    low_shift, low_mask = 64 - low_bits, (1 << low_bits) - 1
     order = range(ROUNDS) if forward else range(ROUNDS - 1, -1, -1)
     while True:
         high, low = x >> low_bits, x & low_mask
@@ -101,7 +107,8 @@ def _walk(x: int, n: int, keys: tuple[int, ...], forward: bool) -> int:
             if r % 2 == 0:
                 low ^= value >> low_shift
             else:
-                high ^= value >> high_shift
+                turn = (value >> 32) * num_high >> 32
+                high = (high + (turn if forward else num_high - turn)) % num_high
         x = (high << low_bits) | low
         if x < n:
             return x
@@ -122,40 +129,40 @@ def _walk_N(x_N: np.ndarray, n, key, forward: bool) -> np.ndarray:
     x_N = np.asarray(x_N)
     if x_N.size == 0:
         return np.zeros(0, dtype=np.int64)
-    if x_N.min() < 0 or (x_N >= n).any():
-        raise ValueError("an element lies outside its permutation")
+    if x_N.min() < 0 or (x_N >= n).any() or np.max(n) > LARGEST:
+        raise ValueError("an element lies outside its permutation, or that has more than 2^52 elements")
     x_N, n_N = x_N.astype(_U), np.asarray(n, dtype=_U)
     key_N = np.asarray(key, dtype=_U).reshape(-1) if np.ndim(key) else np.array([key], dtype=_U)
-    low_bits_N, high_bits_N = _widths_N(n)
-    x_N = _network_N(x_N, low_bits_N, high_bits_N, key_N, forward)
+    low_bits_N, num_high_N = _parts_N(np.atleast_1d(np.asarray(n, dtype=np.int64)))
+    x_N = _network_N(x_N, low_bits_N, num_high_N, key_N, forward)
     outside = np.flatnonzero(x_N >= n_N)
 
     def pick(array_N):
         return array_N[outside] if array_N.size > 1 else array_N
 
     while outside.size:
-        x_N[outside] = _network_N(x_N[outside], pick(low_bits_N), pick(high_bits_N), pick(key_N), forward)
+        x_N[outside] = _network_N(x_N[outside], pick(low_bits_N), pick(num_high_N), pick(key_N), forward)
         outside = outside[x_N[outside] >= (n_N[outside] if n_N.size > 1 else n_N)]
     return x_N.astype(np.int64)
 
 
-def _widths_N(n) -> tuple[np.ndarray, np.ndarray]:
-    if np.ndim(n) == 0:
-        high, low = _widths(int(n))
-        return np.array([low], dtype=_U), np.array([high], dtype=_U)
-    size_U, which_N = np.unique(np.asarray(n), return_inverse=True)
-    width_Ux2 = np.array([_widths(int(size)) for size in size_U], dtype=_U)
-    return width_Ux2[which_N, 1], width_Ux2[which_N, 0]
+def _parts_N(n_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`_parts` of every element, uint64. The exponent of a float64 is the bit length, of integers below 2^53."""
+    bits_N = np.maximum(np.frexp(n_N - 1.0)[1], 2)
+    low_bits_N = bits_N - bits_N // 2
+    return low_bits_N.astype(_U), (-(-n_N >> low_bits_N)).astype(_U)
 
 
-def _network_N(x_N, low_bits_N, high_bits_N, key_N, forward: bool) -> np.ndarray:
+def _network_N(x_N, low_bits_N, num_high_N, key_N, forward: bool) -> np.ndarray:
     high_N, low_N = x_N >> low_bits_N, x_N & ((_U(1) << low_bits_N) - _U(1))
-    low_shift_N, high_shift_N = _U(64) - low_bits_N, _U(64) - high_bits_N
+    low_shift_N = _U(64) - low_bits_N
     for r in range(ROUNDS) if forward else range(ROUNDS - 1, -1, -1):
         value_N = ((high_N if r % 2 == 0 else low_N) ^ (key_N * _U(_ROUND_ODD[r]))) * _U(_HASH_A)
         value_N = (value_N ^ (value_N >> _U(32))) * _U(_HASH_B)
         if r % 2 == 0:
             low_N = low_N ^ (value_N >> low_shift_N)
         else:
-            high_N = high_N ^ (value_N >> high_shift_N)
+            turn_N = (value_N >> _U(32)) * num_high_N >> _U(32)
+            high_N = high_N + (turn_N if forward else num_high_N - turn_N)
+            high_N = np.minimum(high_N, high_N - num_high_N)  # modulo: below zero is far above
     return (high_N << low_bits_N) | low_N

@@ -4,8 +4,8 @@ The stream is cut in blocks of `block_size` consecutive global sample indices. A
 samples of each column a block takes; everything else is computed from it, at random access:
 
     i → (block, slot)          divmod(i, block_size)
-    slot → column              the row, laid out column after column, in the order of a permutation keyed by (seed,
-    block) column → j                 samples of that column before i, over the whole run (in order of i)
+    slot → column              the row, laid out column after column, in the order of keys of (seed, block, place)
+    column → j                 samples of that column before i, over the whole run (in order of i)
     j → (epoch, position)      divmod(j, length of the column)
     position → sample          a permutation of the column's samples keyed by (seed, stream id of the column, epoch)
 
@@ -29,7 +29,7 @@ __all__ = ["Schedule", "apportion", "apportion_rows", "lead_blocks"]
 
 MAX_COLUMNS = 32767
 WINDOW_BYTES = 16_000_000
-STATE_VERSION = 1
+STATE_VERSION = 2  # 1 had other permutations
 _ORDER, _SHUFFLE = 1, 2  # what a key is for
 _CACHED_BLOCKS = 4
 
@@ -247,7 +247,7 @@ class _Block:
         self._schedule = schedule
         self._reads_left = 0 if schedule._reads_much else max(8, size // 32)
         schedule._reads_much = False
-        place_n = permute_N(np.arange(size), size, derive_key(schedule.seed, _ORDER, number))
+        place_n = np.argsort(derive_key_N((schedule.seed, _ORDER, number), np.arange(size)))  # no two keys are equal
         self.column_n = np.repeat(np.arange(len(counts_C), dtype=np.uint16), counts_C)[place_n]
         order_n = np.argsort(self.column_n, kind="stable")
         first_C = start_C - (np.cumsum(counts_C) - counts_C)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ado_megatron.errors import ScheduleTimeout, StaleRow
-from ado_megatron.permutation import derive_key_N
+from ado_megatron.permutation import derive_key, derive_key_N
 
 _BLOCK, _DIGEST, _HEADER = 0, 1, 2
 _EMPTY = -2  # no block: the slot before block 0 has the number -1
@@ -79,9 +79,11 @@ class SharedTable:
         self.header_RxH[slot] = block - 1, self._digest(block - 1, self.end_RxC[slot])
 
     def _digest(self, block: int, end_C: np.ndarray) -> int:
-        return int(self._digest_S(np.array([block]), end_C[None])[0])
+        digest = derive_key(13, block, int(end_C @ self._odd_C))
+        return digest - (1 << 64) if digest >> 63 else digest
 
     def _digest_S(self, block_S: np.ndarray, end_SxC: np.ndarray) -> np.ndarray:
+        """`_digest` of many rows, int64."""
         return derive_key_N((13,), block_S, end_SxC @ self._odd_C).view(np.int64)
 
     def write(self, counts_SxC: np.ndarray) -> np.ndarray:

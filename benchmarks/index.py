@@ -155,7 +155,7 @@ def reads(sequence_length: int, repeat: int) -> dict:
         for n in range(repeat * (size // 256)):
             batch = range(n * 256 % size, n * 256 % size + 256)
             if batch.start == 0:
-                schedule._forget_blocks()  # pay for laying blocks out, every time round
+                schedule._blocks.clear()  # pay for laying blocks out, every time round
                 ours._forget()
             pair = []
             for dataset in (ours, theirs) if n % 2 else (theirs, ours):

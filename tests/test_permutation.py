@@ -45,8 +45,8 @@ def test_large_domains_keep_distinct_elements_apart_and_come_back(n):
 
 
 def test_pinned_values_so_that_no_platform_or_version_changes_a_stream():
-    assert [permute(x, 10, derive_key(1, 2, 3)) for x in range(10)] == [1, 9, 3, 0, 6, 7, 5, 2, 8, 4]
-    assert permute(123_456_789, 10**9, derive_key(42)) == 706_282_867
+    assert [permute(x, 10, derive_key(1, 2, 3)) for x in range(10)] == [7, 2, 8, 5, 9, 0, 3, 1, 6, 4]
+    assert permute(123_456_789, 10**9, derive_key(42)) == 496_652_186
     assert (derive_key(0), derive_key(1, 2)) == (10451216379200822465, 5438809942717911462)
     assert mix64(1) == 0x5692161D100B05E5
 
@@ -93,3 +93,11 @@ def test_elements_outside_are_refused(call):
         call()
     with pytest.raises(ValueError, match="outside"):
         permute_N(np.array([0, 5]), 5, 1)
+
+
+def test_a_size_past_what_a_float_counts_is_refused():
+    assert invert(permute(7, 2**52, 3), 2**52, 3) == 7
+    assert permute_N(np.array([7]), 2**52, 3).tolist() == [permute(7, 2**52, 3)]
+    for call in (permute, lambda x, n, key: permute_N(np.array([x]), n, key)):
+        with pytest.raises(ValueError, match=r"2\^52 elements"):
+            call(7, 2**52 + 1, 3)
