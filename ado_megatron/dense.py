@@ -1,9 +1,9 @@
 """Many rows at once at constant weights, where enough columns get a sample a block or more.
 
 These "often" columns are free at every block; a rare column, of less than a sample a block, cannot give back a sample
-that it took early. So a rare column goes up when its remainder passes the threshold at which all columns together
-would fill the block, and stays up until its quota has passed; the largest remainders of the others fill the block. A
-row depends on those before it only through its quotas, so rows laid out one by one are the same.
+that it took early. So a rare column goes up when its remainder is among those largest of all columns that would fill
+the block, and stays up until its quota has passed; the largest remainders of the often columns fill the rest. A row
+depends on those before it only through its quotas, so rows laid out one by one are the same.
 
 Legend: C columns, S rows. Quotas are integers in units of 2^-40 sample.
 """
@@ -15,7 +15,6 @@ ONE = 1 << SHIFT  # a sample
 _LOOK_AHEAD = 32
 _KEY_BITS = 17  # of a remainder, above 15 bits of the column's number
 _KEY_ONE = 1 << _KEY_BITS
-_SEARCHES = 3  # for the threshold; the discrepancy is then that of the largest remainders
 
 
 def rows_ahead(step_C: np.ndarray) -> int:
@@ -35,11 +34,11 @@ def dense_rows(quota_C: np.ndarray, step_C: np.ndarray, num_rows: int) -> tuple[
     step_C: block_size × weights, the sum a whole number of samples. quota_C: of the first row, step_C and the credit
     from before. Of remainders 17 bits count; ties go by column.
     """
-    rows, columns = np.arange(num_rows), len(step_C)
+    columns = len(step_C)
     # Remainders in units of 2^-64 sample: multiples of the step wrap by themselves.
     remainder = np.uint64(64 - SHIFT)
     grow_C = step_C.view(np.uint64) << remainder
-    part_SxC = rows.astype(np.uint64)[:, None] * grow_C
+    part_SxC = np.arange(num_rows, dtype=np.uint64)[:, None] * grow_C
     part_SxC += quota_C.view(np.uint64) << remainder
     passed_SxC = part_SxC < grow_C  # the quota passed a whole number in this row
     part_SxC >>= np.uint64(64 - _KEY_BITS)
@@ -47,22 +46,17 @@ def dense_rows(quota_C: np.ndarray, step_C: np.ndarray, num_rows: int) -> tuple[
     # The quotas of a row sum to the block, so the remainders sum to the samples that their floors leave; cut to 17
     # bits, the sum of up to 2^15 of them falls short by less than a quarter.
     extra_S = (np.einsum("sc->s", key_SxC).astype(np.int64) + _KEY_ONE - 1) >> _KEY_BITS
-    rare_C = step_C < ONE
-    up_SxC = None
-    if rare_C.any():
-        up_SxC = _rare_up(quota_C, key_SxC, extra_S, passed_SxC, rare_C, np.count_nonzero(step_C))
-        extra_S = extra_S - up_SxC.sum(axis=1, dtype=np.int32)
     key_SxC <<= np.uint32(32 - _KEY_BITS)
     key_SxC |= np.arange(columns - 1, -1, -1, dtype=np.uint32)
-    if up_SxC is not None:
+    chosen_SxC, least_S = _largest(key_SxC, extra_S)
+    rare_C = step_C < ONE
+    if rare_C.any():
+        up_SxC = _stays_up(chosen_SxC & rare_C, quota_C < 0, passed_SxC)
+        extra_S = extra_S - up_SxC.sum(axis=1, dtype=np.int32)
         key_SxC &= np.where(rare_C, np.uint32(0), np.uint32(0xFFFFFFFF))
-    sorted_SxC = np.sort(key_SxC, axis=1)
-    least_S = sorted_SxC[rows, np.clip(columns - extra_S, 0, columns - 1)]
-    good_S = (extra_S >= 0) & (extra_S <= columns) & ((least_S >> np.uint32(32 - _KEY_BITS) > 0) | (extra_S == 0))
-    least_S[extra_S <= 0] = 0xFFFFFFFF  # above all keys
-    chosen_SxC = key_SxC >= least_S[:, None]
-    if up_SxC is not None:
+        chosen_SxC, least_S = _largest(key_SxC, extra_S)
         chosen_SxC |= up_SxC
+    good_S = (extra_S >= 0) & (extra_S <= columns) & (least_S >> np.uint32(32 - _KEY_BITS) > 0)
     rounded_SxC = passed_SxC.view(np.int8)
     rounded_SxC += chosen_SxC.view(np.int8)
     rounded_SxC[1:] -= chosen_SxC[:-1].view(np.int8)
@@ -71,22 +65,18 @@ def dense_rows(quota_C: np.ndarray, step_C: np.ndarray, num_rows: int) -> tuple[
     return counts_SxC, num_rows if good_S.all() else int(np.argmin(good_S))
 
 
-def _rare_up(quota_C, key_SxC, extra_S, passed_SxC, rare_C, moving: int) -> np.ndarray:
-    """Which rare columns are above the floor of their quota in each row: once up, until the quota has passed.
+def _largest(key_SxC: np.ndarray, extra_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which keys are among the `extra` largest of their row, and the least of those (above all keys if extra is 0)."""
+    rows, columns = np.arange(len(key_SxC)), key_SxC.shape[1]
+    least_S = np.sort(key_SxC, axis=1)[rows, np.clip(columns - extra_S, 0, columns - 1)]
+    least_S[extra_S <= 0] = 0xFFFFFFFF
+    return key_SxC >= least_S[:, None], least_S
 
-    Rounding all columns at the threshold of a row would just about fill it.
-    """
-    threshold_S = np.full(len(key_SxC), _KEY_ONE // 2)
-    for _ in range(_SEARCHES):
-        up_SxC = key_SxC >= threshold_S.astype(np.uint32)[:, None]
-        too_many_S = np.einsum("sc->s", up_SxC.view(np.uint8), dtype=np.int32) - extra_S
-        threshold_S += (too_many_S << _KEY_BITS) // moving  # as if the remainders were spread evenly
-        np.clip(threshold_S, _KEY_ONE // 4, 3 * _KEY_ONE // 4, out=threshold_S)
-    up_SxC = key_SxC >= threshold_S.astype(np.uint32)[:, None]
-    up_SxC &= rare_C
-    up_SxC[0] |= quota_C < 0  # laid out before
-    before_C = up_SxC[0]
-    for up_C, passed_C in zip(up_SxC[1:], passed_SxC[1:], strict=True):
+
+def _stays_up(up_SxC: np.ndarray, laid_out_C: np.ndarray, passed_SxC: np.ndarray) -> np.ndarray:
+    """Once up, or laid out before the first row, a column stays up until its quota has passed. Changes up_SxC."""
+    before_C = laid_out_C > passed_SxC[0]
+    for up_C, passed_C in zip(up_SxC, passed_SxC, strict=True):
         up_C |= before_C > passed_C
         before_C = up_C
     return up_SxC
