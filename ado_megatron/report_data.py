@@ -53,20 +53,6 @@ class Laws:
     reason_K: list[str]
 
 
-def law_loss(law_Kx3: np.ndarray, n_K: np.ndarray) -> np.ndarray:
-    """ε + β n^(−α), nats; nan where there is no law. n broadcasts against K."""
-    log_beta_K, log_epsilon_K, alpha_K = law_Kx3.T
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.exp(log_epsilon_K) + np.exp(log_beta_K - alpha_K * np.log(n_K))
-
-
-def law_speed(law_Kx3: np.ndarray, n_K: np.ndarray) -> np.ndarray:
-    """−dL/dn, nats a sample; nan where there is no law. n broadcasts against K."""
-    log_beta_K, _, alpha_K = law_Kx3.T
-    with np.errstate(over="ignore", invalid="ignore"):
-        return alpha_K * np.exp(log_beta_K - (alpha_K + 1.0) * np.log(n_K))
-
-
 @dataclass(frozen=True)
 class Supply:
     """What each domain has: samples of one epoch, drawn so far, the most that may be drawn (None: no caps at all).

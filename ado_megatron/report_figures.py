@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from PIL import Image
 
-from ado_megatron.report_data import Run, law_loss, law_speed
+from ado_megatron.report_data import Run
+from ado_megatron.scaling_law import Laws
 
 MOST_POINTS = 400  # intervals drawn at most
 MOST_PANELS = 24  # domains with a panel of their own
@@ -99,7 +100,7 @@ def draw_domain(axes: Axes, run: Run, k: int, other: Run | None, *, detail: bool
         axes.plot(other.step_S, other.loss_SxK[:, k], ".", color=GREY, markersize=2.5, alpha=0.6)
         losses.append(other.loss_SxK[:, k])
     axes.plot(run.step_S, run.loss_SxK[:, k], ".", color=color, markersize=3.5, alpha=0.75)
-    law_SxK = law_loss(run.laws().law_Kx3, run.n_SxK)
+    law_SxK = Laws.given(run.laws().law_Kx3).loss(run.n_SxK)
     if np.isfinite(law_SxK[:, k]).any():
         used = run.step_S > run.config.ignore_steps
         axes.plot(run.step_S[used], law_SxK[used, k], color="#1a1a1a", linewidth=1.3)
@@ -152,7 +153,7 @@ def figure_speed(run: Run) -> Figure | None:
     if not fits:
         return None
     at = np.clip(np.searchsorted(run.step_S, [fit.step for fit in fits]), 0, len(run.step_S) - 1)
-    speed_RxK = np.array([law_speed(fit.law_Kx3, run.n_SxK[s]) for fit, s in zip(fits, at, strict=True)])
+    speed_RxK = np.array([Laws.given(fit.law_Kx3).speed(run.n_SxK[s]) for fit, s in zip(fits, at, strict=True)])
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     axes = figure.subplots()
     for k in by_weight(run):

@@ -7,7 +7,8 @@ from __future__ import annotations
 import numpy as np
 
 from ado_megatron.errors import UserError
-from ado_megatron.report_data import Run, law_loss
+from ado_megatron.report_data import Run
+from ado_megatron.scaling_law import Laws
 from ado_megatron.supply import forecast
 
 
@@ -35,7 +36,7 @@ def law_note(run: Run, k: int) -> str:
 
 def forecast_K(run: Run) -> np.ndarray:
     """What the law in force says the loss will be when n is twice what it is; nan without a law."""
-    return law_loss(run.laws().law_Kx3, 2.0 * run.n_SxK[-1])
+    return Laws.given(run.laws().law_Kx3).loss(2.0 * run.n_SxK[-1])
 
 
 def runs_out_at(run: Run) -> list[str]:

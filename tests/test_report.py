@@ -7,13 +7,13 @@ import re
 import matplotlib
 import numpy as np
 import pytest
-from report_kit import NAMES, PRIOR, law_parameters, make_run
+from report_kit import NAMES, PRIOR, make_run
 
 from ado_megatron import cli
 from ado_megatron import report_figures as figures
 from ado_megatron import report_table as report
 from ado_megatron.errors import UserError
-from ado_megatron.report_data import Run, law_loss, law_speed, read_run, token_mean
+from ado_megatron.report_data import Run, read_run, token_mean
 
 
 @pytest.fixture(scope="module")
@@ -124,14 +124,6 @@ def test_a_failed_refit_is_counted_and_changes_no_law(tmp_path):
     assert len(after.fits) == len(before.fits) + 1
     figures.figure_speed(after)
     figures.figure_diagnostics(after, None)
-
-
-def test_speed_is_minus_the_slope_of_the_loss():
-    log_beta, log_epsilon, alpha = law_parameters(8)
-    law_Kx3 = np.stack([log_beta, log_epsilon, alpha], 1)
-    n, h = np.full(8, 5000.0), 1.0
-    slope = (law_loss(law_Kx3, n + h) - law_loss(law_Kx3, n - h)) / (2 * h)
-    np.testing.assert_allclose(law_speed(law_Kx3, n), -slope, rtol=1e-6)
 
 
 @pytest.mark.parametrize("own_n", [True, False])
