@@ -16,7 +16,7 @@ from ado_megatron import profiles
 from ado_megatron.errors import UserError
 
 # Fields that change neither the stream nor the laws: two runs that differ in these alone are the same run.
-_COSMETIC = frozenset({"audit", "log_interval", "wait_deadline", "export_static", "accept_changes"})
+_COSMETIC = frozenset({"audit", "validation", "log_interval", "wait_deadline", "export_static", "accept_changes"})
 
 
 def _option(default, help, *, kind=None, choices=None, low=None, high=None, above=None):
@@ -52,6 +52,8 @@ class AdoConfig:
     shadow: bool = _option(False, "measure and fit, but keep the prior's weights")
     off: bool = _option(False, "leave the host's own blending in place")
     audit: bool = _option(False, "record every sample drawn, for `ado-megatron audit`")
+    validation: bool = _option(False, "under a host, report its validation and test losses by domain (`ado-megatron "
+                               "pretrain` always does)")
     log_interval: int = _option(10, "steps between two lines of metrics.jsonl", low=1)
     wait_deadline: float = _option(600.0, "seconds a reader waits for a row not yet planned", above=0.0)
     lead: int | None = _option(None, "blocks planned ahead of the readers; default: from workers and prefetch",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,7 @@ from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
 
 _SUFFIXES = ("_text_document", "_text_sentence", "_document")
+_SPLIT = re.compile(r"(.)[_-](train|training|valid|validation|val|dev|test|eval)$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,30 @@ class Domains:
             raise UserError(f"there is no domain {name!r}; the domains are {', '.join(self.names_K)}")
         return self.names_K.index(name)
 
+    def extended(self, prefixes, config: AdoConfig) -> tuple[tuple[str, ...], list[int]]:
+        """Where other data, such as validation prefixes, belongs: (our names and then theirs, number of each prefix).
+
+        A prefix is of a domain of ours if one of its columns has the same prefix or, without Megatron's suffix and the
+        name of a split (`wiki_valid_text_document` is `wiki`), the same last path component; or if the patterns of its
+        group match. A prefix that fits none, or more than one, is under a name of its own.
+        """
+        groups = _read_groups(config.groups) if config.groups is not None else {}
+        number_of = {prefix: self._fitting(prefix, groups) for prefix in map(str, prefixes)}
+        others = [prefix for prefix, number in number_of.items() if number is None]
+        names = [prefix if name in self.names_K else name for prefix, name in zip(others, _names(others), strict=True)]
+        number_of |= {prefix: len(self.names_K) + n for n, prefix in enumerate(others)}
+        return (*self.names_K, *names), [number_of[str(prefix)] for prefix in prefixes]
+
+    def _fitting(self, prefix: str, groups: dict[str, list[str]]) -> int | None:
+        def domains(same) -> set[int]:
+            return {int(k) for k, p in zip(self.domain_of_C, self.prefixes_C, strict=True) if same(p)}
+
+        fitting = domains(lambda p: p == prefix) or domains(lambda p: _plain(p) == _plain(prefix))
+        fitting = fitting or {
+            self.names_K.index(name) for name, patterns in groups.items() if any(_matches(prefix, p) for p in patterns)
+        }  # fmt: skip
+        return fitting.pop() if len(fitting) == 1 else None
+
     def fingerprint(self) -> str:
         """Hex digest of what saved state depends on: identity, length and documents of each column, and the
         grouping."""
@@ -109,6 +135,11 @@ def _stem(prefix: str) -> str:
         if name.endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return name
+
+
+def _plain(prefix: str) -> str:
+    """The stem without the name of a split at its end."""
+    return _SPLIT.sub(r"\1", _stem(prefix))
 
 
 def _names(prefixes_C) -> tuple[str, ...]:

@@ -20,11 +20,16 @@ class DomainMeter:
 
     domain_of_C: domain of every column (int64). rows: steps that fit between two calls of `take`. contributes: whether
     this rank's losses belong in the world's sum; on other ranks `add` does nothing, so callers need not ask.
+    evaluation: losses count without gradients instead of with them.
     """
 
-    def __init__(self, rows: int, domain_of_C: np.ndarray, num_domains: int, *, contributes: bool, device="cpu"):
+    def __init__(
+        self, rows: int, domain_of_C: np.ndarray, num_domains: int, *, contributes: bool, device="cpu",
+        evaluation: bool = False,
+    ):  # fmt: skip
         self.contributes = contributes
         self.rows = rows
+        self._gradients = not evaluation
         self._domain_of_C = torch.as_tensor(np.asarray(domain_of_C), dtype=torch.int64, device=device)
         self._sums_TxKx2 = torch.zeros(rows, num_domains, 2, dtype=torch.float64, device=device)
         self._row = 0
@@ -63,9 +68,10 @@ class DomainMeter:
 
         key: `ado_key` of each sample, shape [B]; or of each token, shape [B, L], where a row packs several documents of
         different domains. Under context parallelism each rank adds its own shard of the tokens. Does nothing without
-        gradients (evaluation; the first pass of a recomputed activation), so every token counts once.
+        gradients (evaluation; the first pass of a recomputed activation), so every token counts once; a meter of the
+        evaluation does nothing with them.
         """
-        if self.contributes and torch.is_grad_enabled():
+        if self.contributes and torch.is_grad_enabled() == self._gradients:
             self._accumulate(loss_BxL.detach(), mask_BxL, key)
 
     def take(self, rows: int) -> torch.Tensor:

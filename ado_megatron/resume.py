@@ -26,7 +26,8 @@ FREE_OPTIONS = {
 }  # fmt: skip
 # Decide no row.
 SILENT_OPTIONS = {
-    "audit", "log_interval", "wait_deadline", "export_static", "accept_changes", "groups", "off", "profile",
+    "audit", "validation", "log_interval", "wait_deadline", "export_static", "accept_changes", "groups", "off",
+    "profile",
 }  # fmt: skip
 
 

@@ -94,18 +94,96 @@ def hook_script(forward_step: Any, wrap: Wrapper) -> None:
 # ---------------------------------------------------------------- hooks that are alike in both hosts
 
 
-def save_checkpoint(session: Any, get_args: Callable[[], Any], stock: Any) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """What the hooks that are alike must know of a host. training: the module of its training loop."""
+
+    training: str
+    get_args: Callable[[], Any]
+    exclusions: Callable[[Any], list[tuple[bool, str]]]  # arguments → (it is so, the sentence) of what is not served
+    facts: Callable[[], Any]
+    loss_func: Callable[[Any, Any], Any]  # session, the script's loss_func → the hooked one
+    write: Callable[[dict[str, float], int], None]  # scalars, iteration → TensorBoard and W&B
+
+
+def common(session: Any, host: Host) -> dict[str, Wrapper]:
+    """The wrappers of the functions that have the same part, under the same name, in both hosts."""
+    alike = {
+        "build_train_valid_test_data_loaders": loaders, "train": train, "training_log": training_log,
+        "evaluate_and_print_results": evaluate_and_print_results, "save_checkpoint": save_checkpoint,
+        "pretrain": pretrain,
+    }  # fmt: skip
+    wrappers = {f"{host.training}:{name}": functools.partial(hook, session, host) for name, hook in alike.items()}
+    return wrappers | {LOSS: functools.partial(host.loss_func, session)}
+
+
+def loaders(session: Any, host: Host, stock: Any) -> Any:
+    """Refuse what cannot be served before data is built, and make the mixer after it."""
+
+    def build_train_valid_test_data_loaders(provider):
+        for excluded, sentence in host.exclusions(host.get_args()):
+            if excluded:
+                session.refuse(sentence)
+        built = stock(provider)
+        session.open(host.facts())
+        return built
+
+    return build_train_valid_test_data_loaders
+
+
+def train(session: Any, host: Host, stock: Any) -> Any:
+    """Here the script is known: its loss_func is hooked."""
+
+    def train(forward_step_func, *args, **kwargs):
+        if session.mixer is not None:
+            hook_script(forward_step_func, functools.partial(host.loss_func, session))
+        return stock(forward_step_func, *args, **kwargs)
+
+    return train
+
+
+def training_log(session: Any, host: Host, stock: Any) -> Any:
+    """The weights, after the host's own line and scalars."""
+
+    def training_log(loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs):
+        result = stock(loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs)
+        settings = host.get_args()
+        if session.mixer is not None and iteration % settings.log_interval == 0:
+            session.log_line(settings.consumed_train_samples)
+            weights = session.weights(settings.consumed_train_samples)
+            host.write({f"ado/weight/{name}": weight for name, weight in weights.items()}, iteration)
+        return result
+
+    return training_log
+
+
+def evaluate_and_print_results(session: Any, host: Host, stock: Any) -> Any:
+    """The losses by domain, after the host's own line and scalars. A run may evaluate without training first."""
+
+    def evaluate_and_print_results(prefix, forward_step_func, data_iterator, model, iteration, *args, **kwargs):
+        if session.mixer is not None:
+            hook_script(forward_step_func, functools.partial(host.loss_func, session))
+        result = stock(prefix, forward_step_func, data_iterator, model, iteration, *args, **kwargs)
+        scalars = session.evaluated(iteration)
+        if scalars and kwargs.get("write_to_tensorboard", True):
+            host.write(scalars, iteration)
+        return result
+
+    return evaluate_and_print_results
+
+
+def save_checkpoint(session: Any, host: Host, stock: Any) -> Any:
     """The sidecar before the host's checkpoint, so that a whole checkpoint always has one."""
 
     def save_checkpoint(iteration, *args, **kwargs):
-        settings = get_args()
+        settings = host.get_args()
         session.save(settings.save, iteration, settings.consumed_train_samples)
         return stock(iteration, *args, **kwargs)
 
     return save_checkpoint
 
 
-def pretrain(session: Any, stock: Any) -> Any:
+def pretrain(session: Any, host: Host, stock: Any) -> Any:
     """Close the session when the host's run ends, in whatever way all ranks end alike."""
 
     def pretrain(*args, **kwargs):

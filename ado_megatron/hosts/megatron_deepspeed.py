@@ -8,6 +8,7 @@
 | loss            | loss_func in the globals of the script (--no-pipeline-parallel); gpt_model.CrossEntropy (engine) |
 | step            | training.train_step                                                                             |
 | checkpoint      | training.save_checkpoint                                                                        |
+| evaluation      | training.evaluate_and_print_results; its batches and losses as those of a step                  |
 | log line        | training.training_log                                                                           |
 | end of the run  | training.pretrain                                                                               |
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 import functools
 
 from ado_megatron.errors import UserError
-from ado_megatron.hosts.hooks import LOSS, HookPoint, Wrapper, hook_script, pretrain, save_checkpoint
+from ado_megatron.hosts.hooks import HookPoint, Host, Wrapper, common
 from ado_megatron.hosts.session import RunFacts, Session
 
 NAME = "megatron_deepspeed"
@@ -28,6 +29,8 @@ HOOK_POINTS = (
     HookPoint(TRAINING, "train_step", ("forward_step_func", "data_iterator", "model", "optimizer")),
     HookPoint(TRAINING, "training_log", ("loss_dict", "total_loss_dict", "learning_rate", "iteration")),
     HookPoint(TRAINING, "save_checkpoint", ("iteration", "model")),
+    HookPoint(TRAINING, "evaluate_and_print_results", ("prefix", "forward_step_func", "data_iterator", "model",
+                                                       "iteration")),
     HookPoint(TRAINING, "build_train_valid_test_datasets", ("build_train_valid_test_datasets_provider",)),
     HookPoint(TRAINING, "build_train_valid_test_data_loaders", ("build_train_valid_test_datasets_provider",)),
     HookPoint(TRAINING, "build_train_valid_test_data_iterators", ("build_train_valid_test_datasets_provider",)),
@@ -45,16 +48,10 @@ def wrappers(session: Session) -> dict[str, Wrapper]:
     return {
         f"{TRAINING}:build_train_valid_test_datasets": functools.partial(_datasets, session, wanted),
         f"{DATA}:BlendableDataset": functools.partial(_blend, session, wanted),
-        f"{TRAINING}:build_train_valid_test_data_loaders": functools.partial(_loaders, session),
         f"{TRAINING}:build_train_valid_test_data_iterators": functools.partial(_iterators, session),
         f"{MODEL}:CrossEntropy": functools.partial(_engine_loss, session),
-        f"{TRAINING}:train": functools.partial(_train, session),
         f"{TRAINING}:train_step": functools.partial(_train_step, session),
-        f"{TRAINING}:training_log": functools.partial(_training_log, session),
-        f"{TRAINING}:save_checkpoint": functools.partial(save_checkpoint, session, get_args),
-        f"{TRAINING}:pretrain": functools.partial(pretrain, session),
-        LOSS: functools.partial(_loss_func, session),
-    }
+    } | common(session, Host(TRAINING, get_args, exclusions, _facts, _loss_func, write))
 
 
 def get_args():
@@ -103,7 +100,12 @@ def _datasets(session: Session, wanted: list[int], stock):
         train, *rest = stock(one_epoch)
         if train is not None and not hasattr(train, "bind"):
             session.refuse("the train data is a single prefix, so there is nothing to mix; give two or more prefixes")
-        return (train, *rest)
+        args = get_args()
+        paths = (args.valid_data_path, args.test_data_path)
+        return train, *(
+            session.evaluated_set(kind, one, _prefixes(args.data_path or path))
+            for kind, one, path in zip(("validation", "test"), rest, paths, strict=True)
+        )
 
     return build_train_valid_test_datasets
 
@@ -112,7 +114,7 @@ def _blend(session: Session, wanted: list[int], stock):
     def blend(datasets, weights, size, **options):
         if session.silent or datasets[0].name != "train":
             return stock(datasets, weights, size, **options)
-        prefixes = _train_prefixes(get_args())
+        prefixes = _prefixes(get_args().data_path or get_args().train_data_path)
         if not session.adaptive:
             whole = stock(datasets, weights, size, **options)
             whole.weights = list(weights)
@@ -123,28 +125,15 @@ def _blend(session: Session, wanted: list[int], stock):
     return blend
 
 
-def _loaders(session: Session, stock):
-    def build_train_valid_test_data_loaders(provider):
-        for excluded, sentence in exclusions(get_args()):
-            if excluded:
-                session.refuse(sentence)
-        loaders = stock(provider)
-        session.open(_facts())
-        return loaders
-
-    return build_train_valid_test_data_loaders
-
-
 def _iterators(session: Session, stock):
     def build_train_valid_test_data_iterators(provider):
-        train, *rest = stock(provider)
-        return (None if train is None else _Batches(train, session), *rest)
+        return tuple(None if batches is None else _Batches(batches, session) for batches in stock(provider))
 
     return build_train_valid_test_data_iterators
 
 
 class _Batches:
-    """The host's train iterator; our keys do not leave it."""
+    """An iterator of the host; our keys do not leave it."""
 
     def __init__(self, batches, session: Session):
         self._batches, self._session = batches, session
@@ -156,8 +145,10 @@ class _Batches:
         return self._session.drawn(next(self._batches))
 
 
-def _train_prefixes(args) -> list[str]:
-    return [prefix.strip() for prefix in (args.data_path or args.train_data_path)[1::2]]
+def _prefixes(path: list[str] | None) -> list[str]:
+    """Of a path option: a single prefix, or weights and prefixes in turn."""
+    path = path or []
+    return [prefix.strip() for prefix in (path if len(path) == 1 else path[1::2])]
 
 
 def _check_one_epoch(datasets, prefixes, seq_length: int) -> None:
@@ -232,15 +223,6 @@ def _loss_func(session: Session, stock):
     return loss_func
 
 
-def _train(session: Session, stock):
-    def train(forward_step_func, *args, **kwargs):
-        if session.mixer is not None:
-            hook_script(forward_step_func, functools.partial(_loss_func, session))
-        return stock(forward_step_func, *args, **kwargs)
-
-    return train
-
-
 def _train_step(session: Session, stock):
     def train_step(*args, **kwargs):
         from megatron.core import mpu
@@ -256,24 +238,14 @@ def _train_step(session: Session, stock):
     return train_step
 
 
-def _training_log(session: Session, stock):
-    def training_log(loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs):
-        result = stock(loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs)
-        settings = get_args()
-        if session.mixer is not None and iteration % settings.log_interval == 0:
-            session.log_line(settings.consumed_train_samples)
-            _write_weights(session, iteration)
-        return result
-
-    return training_log
-
-
-def _write_weights(session: Session, iteration: int) -> None:
-    """The weights in the host's TensorBoard and W&B, on the rank that has them (the last)."""
+def write(scalars: dict[str, float], iteration: int) -> None:
+    """Scalars into the host's TensorBoard and W&B, on the rank that has them (the last)."""
     from megatron.global_vars import get_tensorboard_writer, get_wandb_writer
     from megatron.training import interop_tool_logger
 
     writer = interop_tool_logger(get_tensorboard_writer(), get_wandb_writer())
     if writer.is_enabled():
-        for name, weight in session.weights(get_args().consumed_train_samples).items():
-            writer.add_scalar(f"ado/weight/{name}", weight, iteration)
+        for name, value in scalars.items():
+            writer.add_scalar(name, value, iteration)
+        if writer.tb_writer:
+            writer.tb_writer.flush()  # the host ends without closing it, and what is queued then is lost

@@ -9,6 +9,7 @@
 | loss                | loss_func in the globals of the script's forward_step                                        |
 | step end            | training.train_step, training.dummy_train_step (iterations to skip)                          |
 | checkpoint          | training.save_checkpoint                                                                     |
+| evaluation          | training.evaluate_and_print_results; its batches and losses as those of a step               |
 | log line            | training.training_log                                                                        |
 | end of the run      | training.pretrain                                                                            |
 """
@@ -20,7 +21,7 @@ import functools
 import torch
 
 from ado_megatron.errors import UserError
-from ado_megatron.hosts.hooks import LOSS, HookPoint, Wrapper, hook_script, pretrain, save_checkpoint
+from ado_megatron.hosts.hooks import HookPoint, Host, Wrapper, common
 from ado_megatron.hosts.session import RunFacts, Session
 
 NAME = "megatron_lm"
@@ -34,6 +35,8 @@ HOOK_POINTS = (
     HookPoint(TRAINING, "dummy_train_step", ("data_iterator",)),
     HookPoint(TRAINING, "training_log", ("loss_dict", "total_loss_dict", "learning_rate", "iteration")),
     HookPoint(TRAINING, "save_checkpoint", ("iteration", "model")),
+    HookPoint(TRAINING, "evaluate_and_print_results", ("prefix", "forward_step_func", "data_iterator", "model",
+                                                       "iteration")),
     HookPoint(TRAINING, "build_train_valid_test_data_loaders", ("build_train_valid_test_datasets_provider",)),
     HookPoint(BUILDER, "BlendedMegatronDatasetBuilder.build", ("self",)),
     HookPoint(
@@ -50,18 +53,12 @@ def wrappers(session: Session) -> dict[str, Wrapper]:
     """What each function of the host becomes: "module:name" → (the host's function → the hooked one)."""
     builder, rerun = f"{BUILDER}:BlendedMegatronDatasetBuilder", f"{RERUN}:Rerun"
     return {
-        f"{TRAINING}:build_train_valid_test_data_loaders": functools.partial(_loaders, session),
         f"{builder}.build": functools.partial(_build, session),
         f"{rerun}DataIterator.__next__": functools.partial(_next, session),
         f"{rerun}StateMachine.should_run_forward_backward": functools.partial(_should_run, session),
-        f"{TRAINING}:train": functools.partial(_train, session),
         f"{TRAINING}:train_step": functools.partial(_train_step, session),
         f"{TRAINING}:dummy_train_step": functools.partial(_dummy_train_step, session),
-        f"{TRAINING}:training_log": functools.partial(_training_log, session),
-        f"{TRAINING}:save_checkpoint": functools.partial(save_checkpoint, session, get_args),
-        f"{TRAINING}:pretrain": functools.partial(pretrain, session),
-        LOSS: functools.partial(_loss_func, session),
-    }
+    } | common(session, Host(TRAINING, get_args, exclusions, _facts, _loss_func, write))
 
 
 def get_args():
@@ -102,20 +99,22 @@ def _train_blend(config):
     return None if blend is None else (*blend, (0.0, 1.0))
 
 
-def _loaders(session: Session, stock):
-    def build_train_valid_test_data_loaders(provider):
-        for excluded, sentence in exclusions(get_args()):
-            if excluded:
-                session.refuse(sentence)
-        loaders = stock(provider)
-        session.open(_facts())
-        return loaders
-
-    return build_train_valid_test_data_loaders
+def _eval_prefixes(config, split: int):
+    """The prefixes of the validation (1) or test (2) blend; none if the host has no such split."""
+    if config.blend is not None:
+        return config.blend[0]
+    blend = config.blend_per_split[split] if config.blend_per_split is not None else None
+    return [] if blend is None else blend[0]
 
 
 def _build(session: Session, stock):
     def build(self):
+        splits = build_train(self)
+        for split, kind in ((1, "validation"), (2, "test")):
+            splits[split] = session.evaluated_set(kind, splits[split], _eval_prefixes(self.config, split))
+        return splits
+
+    def build_train(self):
         if session.silent or self.config.mock:
             return stock(self)
         if self.cls.__name__ not in ("GPTDataset", "GPTFIMDataset"):
@@ -220,15 +219,6 @@ def _loss_func(session: Session, stock):
     return loss_func
 
 
-def _train(session: Session, stock):
-    def train(forward_step_func, *args, **kwargs):
-        if session.mixer is not None:
-            hook_script(forward_step_func, functools.partial(_loss_func, session))
-        return stock(forward_step_func, *args, **kwargs)
-
-    return train
-
-
 def _batch_samples() -> int:
     from megatron.core import num_microbatches_calculator, parallel_state
 
@@ -255,28 +245,13 @@ def _dummy_train_step(session: Session, stock):
     return dummy_train_step
 
 
-def _training_log(session: Session, stock):
-    def training_log(loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs):
-        result = stock(loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs)
-        settings = get_args()
-        if session.mixer is not None and iteration % settings.log_interval == 0:
-            session.log_line(settings.consumed_train_samples)
-            _write_weights(session, iteration)
-        return result
-
-    return training_log
-
-
-def _write_weights(session: Session, iteration: int) -> None:
-    """The weights in the host's TensorBoard and W&B, on the rank that has them (the last)."""
+def write(scalars: dict[str, float], iteration: int) -> None:
+    """Scalars into the host's TensorBoard and W&B, on the rank that has them (the last)."""
     from megatron.training.global_vars import get_tensorboard_writer, get_wandb_writer
 
     writer, wandb = get_tensorboard_writer(), get_wandb_writer()
-    if writer is None and not wandb:
-        return
-    scalars = {f"ado/weight/{n}": w for n, w in session.weights(get_args().consumed_train_samples).items()}
-    for name, value in scalars.items():
-        if writer is not None:
+    if writer is not None:
+        for name, value in scalars.items():
             writer.add_scalar(name, value, iteration)
     if wandb:
         wandb.log(scalars, iteration)

@@ -5,6 +5,7 @@
     loss ──────────────── measure()
     attempt of a step ─── begin(); the optimizer step done: end(), before the host's save block
     checkpoint ────────── save()
+    evaluation done ───── evaluated(), with --ado-validation (validation.py)
 
 Legend: K domains, C columns (prefixes), B samples of a micro-batch, L tokens.
 """
@@ -25,6 +26,7 @@ from ado_megatron.config import AdoConfig
 from ado_megatron.domains import Domains
 from ado_megatron.errors import UserError
 from ado_megatron.hosts.blend import KEY, SAMPLE, AdaptiveTrainSet, ShadowTrainSet
+from ado_megatron.hosts.validation import Validation
 from ado_megatron.mixer import Mixer
 
 LOGGED_DOMAINS = 24  # in a log line
@@ -84,6 +86,14 @@ def say(text: str) -> None:
         print(f"ado: {text}", flush=True)
 
 
+def _by_name(values: dict[str, float]) -> str:
+    """Name and value of each, of many those of the largest values."""
+    pairs = list(values.items())
+    if len(pairs) > LOGGED_DOMAINS:
+        pairs = sorted(pairs, key=lambda pair: -pair[1])[:LOGGED_DOMAINS]
+    return " ".join(f"{name} {value:.4f}" for name, value in pairs)
+
+
 class Session:
     """The mixer of this process and what is between the hooks. Without a mixer every method leaves the host alone."""
 
@@ -97,6 +107,7 @@ class Session:
         self._unmeasured: deque[torch.Tensor] = deque()  # those of them whose loss is still to come
         self._seen: list[torch.Tensor] = []
         self._step = 0
+        self._validation = Validation()
 
     # ---------------------------------------------------------------- data
 
@@ -123,6 +134,12 @@ class Session:
         self._train_sets.append(ShadowTrainSet(stock, prefixes))
         return self._train_sets[-1]
 
+    def evaluated_set(self, kind: str, stock: Any, prefixes) -> Any:
+        """The host's validation or test dataset, whose samples carry their prefix if their losses are wanted."""
+        if stock is None or self.silent or not self.config.validation:
+            return stock
+        return self._validation.watch(kind, stock, prefixes)
+
     def open(self, facts: RunFacts) -> None:
         """Make the mixer (first call) and give its table to the train sets built since. Collective, all ranks."""
         if self.silent:
@@ -134,6 +151,8 @@ class Session:
         for train_set in self._train_sets:
             train_set.bind(self.mixer.schedule, self.mixer.domains)
         self._train_sets.clear()
+        if self.config.validation:
+            self._validation.open(self.mixer)
 
     def _make_mixer(self, facts: RunFacts) -> None:
         world = World.detect(facts.contributes, facts.device)
@@ -164,6 +183,7 @@ class Session:
 
     def drawn(self, batch: Any) -> Any:
         """The batch without our keys, which are kept for the loss site; any other batch as it is."""
+        batch = self._validation.drawn(batch)
         if not isinstance(batch, dict) or KEY not in batch:
             return batch
         batch = dict(batch)
@@ -176,7 +196,10 @@ class Session:
 
     def measure(self, loss: torch.Tensor, mask: torch.Tensor) -> None:
         """Per-token losses and mask of the oldest micro-batch drawn and not yet measured, [B, …]."""
-        if self.mixer is None or not self.facts.contributes or not torch.is_grad_enabled():
+        if self.mixer is None or not self.facts.contributes:
+            return
+        if not torch.is_grad_enabled():
+            self._validation.measure(loss, mask)
             return
         if not self._unmeasured:
             raise RuntimeError("a loss was computed for which no batch of the adaptive blend was drawn on this rank")
@@ -225,11 +248,15 @@ class Session:
     def log_line(self, consumed_samples: int) -> None:
         """The weights, after the host's own log line; of many domains the largest."""
         if self.mixer is not None:
-            weights = list(self.weights(consumed_samples).items())
-            if len(weights) > LOGGED_DOMAINS:
-                weights = sorted(weights, key=lambda pair: -pair[1])[:LOGGED_DOMAINS]
-            shares = " ".join(f"{name} {weight:.4f}" for name, weight in weights)
-            say(f"step {self._step} weights | {shares}")
+            say(f"step {self._step} weights | {_by_name(self.weights(consumed_samples))}")
+
+    def evaluated(self, step: int) -> dict[str, float]:
+        """After the host's evaluation: scalars for its boards, by name; recorded and logged as well. Collective."""
+        scalars: dict[str, float] = {}
+        for one in self._validation.finish(step, self.mixer) if self.mixer is not None else ():
+            say(f"step {step} {one.kind} loss | {_by_name(one.losses)}")
+            scalars |= {f"ado/{one.kind}/{name}": loss for name, loss in one.losses.items()}
+        return scalars
 
     def close(self) -> None:
         """End of the run. Collective."""
