@@ -73,18 +73,3 @@ def test_a_batch_ramp_keeps_blocks_of_the_final_batch(host, tmp_path):
     for step, loss in run.mixture_losses().items():
         if step != 2:
             assert loss == pytest.approx(float(printed[step][0]), abs=2e-6)
-
-
-@pytest.mark.parametrize("host", ["lm", "deepspeed_flat"])
-def test_weights_go_to_the_hosts_tensorboard_and_log(host, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    options = ["--num-workers", 0, *QUICK_ADO, "--tensorboard-dir", tmp_path / "tensorboard"]
-    run = train(host, tmp_path / "run", forms(tmp_path)["data_path"], options, steps=6)
-    assert run.status == 0, tail(run)
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    for name, weight in (("wiki", 0.4), ("law", 0.1)):
-        points = events.Scalars(f"ado/weight/{name}")
-        assert [point.step for point in points] == [1, 2, 3, 4, 5, 6]
-        assert points[0].value == pytest.approx(weight)
-    assert "ado: step 1 weights | wiki 0.4000 code 0.3000 news 0.2000 law 0.1000" in run.log

@@ -66,6 +66,14 @@ def test_evaluation_and_ranks_that_do_not_contribute_add_nothing():
     assert m.take(1).abs().sum() == other.take(1).abs().sum() == 0
 
 
+def test_a_meter_of_the_evaluation_counts_without_gradients_alone():
+    m = meter(evaluation=True)
+    m.add(LOSS_2x3, torch.ones(2, 3), keys(0, 1))
+    with torch.no_grad():
+        m.add(LOSS_2x3[:1], torch.ones(1, 3), keys(2))
+    assert m.take(1).tolist() == [[[0, 0], [0, 0], [7, 3]]]
+
+
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_a_recomputed_layer_before_the_loss_does_not_count_twice(use_reentrant):
     m, weight = meter(), torch.ones(3, requires_grad=True)

@@ -54,7 +54,7 @@ class EvaluatedSet(torch.utils.data.Dataset):
         return {**item, COLUMN: np.int64(self._first + column)}
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_stock":  # not yet there while a copy is made
+        if name == "_stock" or name.startswith("__"):  # while a copy is made; `__getitems__` would go past our columns
             raise AttributeError(name)
         return getattr(self._stock, name)
 
