@@ -98,9 +98,9 @@ def test_prefixes_of_other_blends_are_told_apart(host, place):
     for row, loss in zip(validations, losses, strict=False):
         assert mean(row) == pytest.approx(loss, abs=3e-6)
         assert [loss is not None for loss in row["loss_K"]] == [True, False, False, False]
-        # log 127 = 4.8: below it what was trained on, above it what was not
         assert list(row["others"]) == ["unseen"] and row["others"]["unseen"]["tokens"] == SAMPLES * TOKENS
-        assert row["loss_K"][0] < 4.5 and row["others"]["unseen"]["loss"] > 5
+    # log 127 = 4.84: below it what was trained on, above it what was not; were they confused, both would be near
+    assert validations[-1]["loss_K"][0] < 4 and validations[-1]["others"]["unseen"]["loss"] > 4.9
     assert test["loss_K"][:3] == [None] * 3 and test["loss_K"][3] == pytest.approx(losses[-1], abs=3e-6)
 
 
