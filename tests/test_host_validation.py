@@ -114,3 +114,14 @@ def test_validation_sets_of_one_prefix_each_are_the_domains(host, place):
     row, (code, wiki) = run.metrics("validation")[0], [loss for _, loss in printed(run)][:2]
     assert row["loss_K"][2:] == [None, None]
     assert row["loss_K"][:2] == pytest.approx([wiki, code], abs=3e-6) and abs(wiki - code) > 1e-3
+
+
+@pytest.mark.parametrize("host", ["lm", "deepspeed_flat"])
+def test_an_evaluation_without_training(host, place):
+    directory, blend = place
+    options = ["--skip-train", "--ado-validation", *EVALUATIONS, "--num-workers", 1]
+    run = train(host, directory / f"{host}_skip", ["--data-path", *blend], options, ranks=2, steps=STEPS)
+    assert run.status == 0, tail(run)
+    assert [row["type"] for row in reported(run)] == ["validation", "test"]
+    for row, (step, loss) in zip(reported(run), printed(run), strict=True):
+        assert row["step"] == step == 0 and mean(row) == pytest.approx(loss, abs=3e-6)

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ado_megatron.dataset import KEY_MASK
+from ado_megatron.errors import UserError
 from ado_megatron.meter import DomainMeter
 from ado_megatron.mixer import Mixer
 
@@ -107,6 +109,11 @@ class Validation:
                 self._names[kind], self._first[kind] = names_N, len(number_of_E)
                 number_of_E += [total + number for number in numbers]
                 total += len(names_N)
+            if len(number_of_E) > KEY_MASK + 1:  # the meter takes columns out of keys
+                raise UserError(
+                    f"--ado-validation tells {KEY_MASK + 1} prefixes apart, but the validation and test blends have "
+                    f"{len(number_of_E)}; leave it out"
+                )
             self._meter = DomainMeter(
                 1, np.array(number_of_E, dtype=np.int64), total, contributes=mixer.world.contributes,
                 device=mixer.world.device, evaluation=True,
