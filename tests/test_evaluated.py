@@ -81,8 +81,8 @@ def test_a_watched_set_is_the_hosts_and_carries_columns_once_bound():
 
 
 def opened(path, *, contributes=True):
-    """A validation of two prefixes, one of them ours, and a test of one, ready to measure."""
-    run = mixing.Run(path, world=World(0, 1, contributes, torch.device("cpu"))).start()
+    """A validation of two prefixes, one of them ours, and a test of one, ready to measure after 10 steps."""
+    run = mixing.Run(path, steps=10, world=World(0, 1, contributes, torch.device("cpu"))).start().train(10)
     validation = Validation()
     sets = [
         validation.watch("validation", Blend(), ["data/wiki_valid", "data/law"]),
@@ -126,9 +126,7 @@ def test_the_report_reads_what_a_host_evaluated(tmp_path):
         for dataset, step in ((blend, 10), (blend, 20), (single, 20)):
             evaluate(validation, dataset, 3, lambda text: text)
             validation.finish(step, mixer)
-    mixer.recorder.metrics.write(
-        "step", 20, counts_K=[1, 1, 1], tokens_K=[3, 3, 3], loss_K=[1, 1, 1], weights_K=[0.3] * 3, epochs_C=[0] * 3
-    )
+    mixer.close()
     run = read_run(tmp_path)
     assert run.validation_step_V.tolist() == [10, 20]
     assert np.isfinite(run.validation_VxK).tolist() == [[False, True, False]] * 2
