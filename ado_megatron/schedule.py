@@ -113,7 +113,7 @@ class Schedule:
             raise ValueError(f"rows must be published in order: block {self.planned} is next, not {first_block}")
         if first_block + len(counts_SxC) > self.num_blocks:
             raise ValueError(f"the run has {self.num_blocks} blocks")
-        if (counts_SxC.sum(axis=1) != self.block_size).any() or (counts_SxC < 0).any():
+        if len(counts_SxC) and ((counts_SxC.sum(axis=1) != self.block_size).any() or counts_SxC.min() < 0):
             raise ValueError(f"every row must hold non-negative counts that sum to {self.block_size}")
         # A sum will do, modulo 2^64: each row's digest knows its block.
         self.digest = int(np.append(self.table.write(counts_SxC), self.digest).sum())
