@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from ado_megatron.errors import RanksDisagree
+from ado_megatron.errors import RanksDisagree, UserError
 
 
 @dataclasses.dataclass
@@ -79,6 +80,19 @@ class World:
         dist.broadcast_object_list(box, src=0, device=self.device)
         value = box[0]
         self.traffic.count(_num_bytes(value))
+        return value
+
+    def from_zero(self, compute: Callable[[], Any]) -> Any:
+        """What `compute` returns on rank zero, the only one that runs it; its UserError is raised on every rank."""
+        value = problem = None
+        if self.is_zero:
+            try:
+                value = compute()
+            except UserError as error:
+                problem = str(error)
+        value, problem = self.broadcast((value, problem))
+        if problem is not None:
+            raise UserError(problem)
         return value
 
     def gather_int64(self, value: int) -> list[int]:

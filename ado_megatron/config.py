@@ -60,7 +60,8 @@ class AdoConfig:
                                kind=int, low=1)
     accept_changes: bool = _option(False, "on resume, go on although data or algorithm options differ from the saved "
                                    "ones; domains that are the same keep their positions")
-    export_static: str | None = _option(None, "file for the time-averaged mixture as --data-path weights", kind=str)
+    export_static: str | None = _option(None, "file for the samples drawn of each prefix, as --data-path takes weights",
+                                        kind=str)
 
     # n and the learning speed
     own_n: bool | None = _algorithm(bool, "n counts the domain's own samples (else those of all domains)")

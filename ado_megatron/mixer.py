@@ -31,6 +31,7 @@ from ado_megatron.recorder import Recorder
 from ado_megatron.refits import Cycle, Refits
 from ado_megatron.resume import Saved, pack
 from ado_megatron.schedule import Schedule, lead_blocks
+from ado_megatron.static_blend import blend_text, not_continued, outlook
 from ado_megatron.supply import caps_from_config, check_supply, forecast_lines
 
 FORECASTS = 24  # domains that the start of a run speaks of
@@ -46,16 +47,19 @@ class Mixer:
 
     domains: the same on all ranks. total_samples: samples that the run may draw. block_size: the global batch (under a
     batch ramp the final one). num_workers, prefetch_factor, micro_batch, dp: the loader's settings, from which the lead
-    is computed. dp_rank: this rank's place, for the audit. run_dir: rank zero writes `ado/` there.
+    is computed. dp_rank: this rank's place, for the audit. in_order: a new run first reads datasets in their own order
+    (Schedule). pass_C: samples of each dataset, where one lays out several epochs as one order (default: an epoch).
+    origin: where such datasets come from, JSON that a sidecar keeps. run_dir: rank zero writes `ado/` there.
     """
 
     def __init__(
         self, config: AdoConfig, domains: Domains, *, total_samples: int, block_size: int, world: World,
         run_dir: str | Path, num_workers: int = 0, prefetch_factor: int = 2, micro_batch: int = 1, dp: int = 1,
-        dp_rank: int | None = None, log: Callable[[str], None] = print,
+        dp_rank: int | None = None, pass_C=None, in_order: bool = False, origin: dict[str, Any] | None = None,
+        log: Callable[[str], None] = print,
     ):  # fmt: skip
         self.config, self.domains, self.world = config.resolved(), domains, world
-        self.block_size, self.total_samples = block_size, total_samples
+        self.block_size, self.total_samples, self._origin = block_size, total_samples, origin
         self.num_blocks = -(-total_samples // block_size)
         self.directory, self._log = Path(run_dir) / "ado", log
         # One more than the loader needs: under a batch ramp a step may straddle two blocks.
@@ -68,8 +72,10 @@ class Mixer:
         if self.caps_C is not None and not config.off:
             check_supply(domains, self.caps_C, self.num_blocks * block_size)
         self.schedule = Schedule(
-            domains.lengths_C, block_size, self.num_blocks, config.seed, stream_id_C=domains.stream_id_C,
-            min_rows=config.refit_interval + fit_lag + self.lead + 2, wait_deadline=config.wait_deadline,
+            domains.lengths_C if pass_C is None else pass_C, block_size, self.num_blocks, config.seed,
+            stream_id_C=domains.stream_id_C, in_order=in_order,
+            min_rows=config.refit_interval + fit_lag + self.lead + 2,
+            wait_deadline=config.wait_deadline,
         )  # fmt: skip
         num_domains = len(domains.names_K)
         rows = max(1, min(config.refit_interval + 1, METER_BYTES // (16 * num_domains)))
@@ -92,7 +98,7 @@ class Mixer:
         """Check that all ranks agree, then plan or restore the first rows. Collective; before the first batch.
 
         consumed_samples and step: where the run stands (both 0, or those of the loaded sidecar). start_C: samples of
-        each column that were drawn before, for a run that goes on from a checkpoint without a sidecar.
+        each column that were drawn before by another blend: by one that left no sidecar, or only measured (shadow).
         Raises RanksDisagree, naming the rank and the option, and SidecarError for a position that the sidecar lacks.
         """
         self.world.require_same(self._facts())
@@ -100,7 +106,7 @@ class Mixer:
         state = None
         if self.world.is_zero and (self._saved or consumed_samples):
             try:
-                state = self._restore() if self._saved else self._begin_at(start_C)
+                state = self._restore(start_C) if self._saved else self._begin_at(start_C)
             except SidecarError as error:
                 state = {"problem": str(error)}
         state = self.world.broadcast(state)
@@ -122,7 +128,7 @@ class Mixer:
             attempt = self.world.broadcast(time.time_ns())
             self.draw_log = DrawLog(
                 self.directory / "audit", self.world.rank, attempt=attempt, step=step, seed=self.config.seed,
-                lengths_C=self.domains.lengths_C, start_C=self.schedule.cumulative(consumed_samples),
+                lengths_C=self.schedule.length_C, start_C=self.schedule.cumulative(consumed_samples),
                 world_size=self.world.size, **self._place,
             )  # fmt: skip
 
@@ -135,8 +141,9 @@ class Mixer:
         for line in lines[:FORECASTS] + more:
             self._log(f"ado: under the present weights, {line}")
 
-    def _restore(self) -> dict[str, Any]:
-        """Rank zero: take over the loaded sidecar; returns what the other ranks need of it."""
+    def _restore(self, start_C: np.ndarray | None) -> dict[str, Any]:
+        """Rank zero: take over the loaded sidecar; returns what the other ranks need of it. With start_C only what was
+        measured: the rows of the sidecar are not what was drawn."""
         saved, meta = self._saved, self._saved.meta
         if meta["consumed_samples"] != self._consumed:
             raise SidecarError(
@@ -147,6 +154,8 @@ class Mixer:
             self._log(f"ado: goes on with other options or data than before, which were {'; '.join(saved.changes)}")
         self.planner.restore(saved)
         self.recorder.restore(saved.history())
+        if start_C is not None:
+            return self._begin_at(start_C)
         self.refits.restore(*saved.refits(self.refits.cut_after))
         return self._for_others(saved.schedule_state(), saved.stream_id_C())
 
@@ -158,11 +167,11 @@ class Mixer:
         }  # fmt: skip
 
     def _begin_at(self, start_C: np.ndarray | None) -> dict[str, Any]:
-        """Rank zero: a stream that begins where another one, without a sidecar, ended."""
+        """Rank zero: a stream that begins where another one, of which only start_C is known, ended."""
         block, rest = divmod(self._consumed, self.block_size)
         if start_C is None or rest:
             raise SidecarError(
-                f"the checkpoint stands at {self._consumed} samples but has no sidecar"
+                f"the checkpoint stands at {self._consumed} samples but has no sidecar of an adaptive run"
                 + (f", and that is no multiple of the global batch {self.block_size}" if rest else "")
                 + "; start from a checkpoint that has one, or from a static one at a whole batch"
             )
@@ -292,7 +301,7 @@ class Mixer:
         first_free_block = -(-consumed_samples // self.block_size)
         return pack(
             {"step": step, "consumed_samples": consumed_samples, "block_size": self.block_size,
-             "next_cut": self.refits.next_cut},
+             "next_cut": self.refits.next_cut, "origin": self._origin},
             config=self.config, domains=self.domains, schedule=self.schedule.state_dict(consumed_samples),
             planner=self.planner.to_arrays(first_free_block), history=self.recorder.history.to_arrays(),
             cycles=[(c.block, c.step, c.history) for c in self.refits.cycles],
@@ -300,9 +309,11 @@ class Mixer:
 
     def _export_static(self, consumed_samples: int) -> None:
         if self.config.export_static is not None and consumed_samples > 0:
-            share_C = self.schedule.cumulative(consumed_samples) / consumed_samples
-            pairs = (f"{w:.8f} {p}" for w, p in zip(share_C, self.domains.prefixes_C, strict=True))
-            atomic_write(self.config.export_static, (" ".join(pairs) + "\n").encode())
+            prefixes_C, drawn_C = self.domains.prefixes_C, self.schedule.cumulative(consumed_samples)
+            atomic_write(self.config.export_static, blend_text(prefixes_C, drawn_C).encode())
+            if self.schedule.in_order:
+                columns = not_continued(self.domains.lengths_C, drawn_C, self.total_samples)
+                self._log(f"ado: {self.config.export_static}: {outlook(prefixes_C, columns, consumed_samples)}")
 
     def close(self) -> None:
         """Write what is measured, stop fits under way. Collective."""

@@ -168,10 +168,13 @@ class Planner:
         self._weights = {int(b): (own_K, shadow_K) for b, (own_K, shadow_K) in pairs if b < self._at.block}
 
     def begin_at(self, block: int, start_C: np.ndarray) -> None:
-        """Plan from `block` on, after start_C samples of each column, knowing nothing else of the blocks before."""
-        samples_K = self.domains.by_domain(start_C)
-        state = dataclasses.replace(self._at.state, step=block, samples_K=samples_K)
-        self._at = dataclasses.replace(self._at, block=block, state=state, laid_out_C=start_C)
+        """Plan from `block` on, after start_C samples of each column that others laid out; laws and policy are as they
+        are (those of a sidecar, or the first)."""
+        at = self._settled(dataclasses.replace(self._at, laws=self.laws))
+        state = dataclasses.replace(at.state, step=block, samples_K=self.domains.by_domain(start_C))
+        self._at = dataclasses.replace(
+            at, block=block, state=state, laid_out_C=start_C, credit_C=np.zeros(len(start_C))
+        )
 
     def _remapped(self, point: _Point, old_C: np.ndarray, old_K: np.ndarray) -> _Point:
         """A saved point for other data: known columns and laws keep what they had, the policy starts from the prior."""

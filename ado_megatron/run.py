@@ -59,6 +59,7 @@ def parse(argv: Sequence[str]) -> tuple[AdoConfig, str, list[str]]:
 def run(config: AdoConfig, script: str, arguments: Sequence[str]) -> None:
     """Run `script` as __main__ with `arguments`, hooked unless the config says off."""
     from ado_megatron.hosts import cpu, install, recognise
+    from ado_megatron.hosts.changeover import say_if_leaving
 
     # as `python script` would have it: the script's directory first, the directory of this call not at all
     sys.path[0] = os.path.dirname(os.path.abspath(script))
@@ -70,6 +71,8 @@ def run(config: AdoConfig, script: str, arguments: Sequence[str]) -> None:
             cpu.after_import(host)
         if not config.off:
             install(host, checkout, config)
+    if config.off:
+        say_if_leaving(arguments)
     runpy.run_path(script, run_name="__main__")
 
 

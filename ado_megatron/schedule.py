@@ -7,7 +7,8 @@ samples of each column a block takes; everything else is computed from it, at ra
     slot → column              the row, laid out column after column, in the order of keys of (seed, block, place)
     column → j                 samples of that column before i, over the whole run (in order of i)
     j → (epoch, position)      divmod(j, length of the column)
-    position → sample          a permutation of the column's samples keyed by (seed, stream id of the column, epoch)
+    position → sample          a permutation of the column's samples keyed by (seed, stream id of the column, epoch);
+                               with `in_order` the first epoch is read as the dataset has it
 
 The rows are planned on rank zero and published on every rank into shared memory, so loader workers that were forked or
 spawned before see them (see table.py for how a reader can never take a torn or stale row for a good one).
@@ -50,19 +51,22 @@ class Schedule:
     lengths_C: samples of one epoch of each column. block_size: samples of a block. num_blocks: blocks of the whole run.
     seed: decides every order. stream_id_C: what stands for a column in the keys (default: its number); with ids that
     belong to the data, columns may be added, removed or moved later while the others keep their order.
+    in_order: the datasets are shuffled themselves (as Megatron's are), so the first epoch of each is read in its own
+    order, as the static blend would: a run can then come from that blend and go back to it inside an epoch.
     window_bytes: shared memory for rows; when the run's rows do not fit, the table is a ring of as many rows as fit
     but at least min_rows (what may be planned ahead of the slowest reader). wait_deadline: seconds a reader waits for
     a row.
     """
 
     def __init__(
-        self, lengths_C, block_size: int, num_blocks: int, seed: int, *, stream_id_C=None,
+        self, lengths_C, block_size: int, num_blocks: int, seed: int, *, stream_id_C=None, in_order: bool = False,
         window_bytes: int = WINDOW_BYTES, min_rows: int = 64, wait_deadline: float = 600.0,
     ):  # fmt: skip
         self.length_C = np.array(lengths_C, dtype=np.int64)
         columns = len(self.length_C)
         self.block_size, self.num_blocks, self.seed = int(block_size), int(num_blocks), int(seed)
         self.stream_id_C = np.array(range(columns) if stream_id_C is None else stream_id_C, dtype=np.int64)
+        self.in_order = in_order
         self._check()
         capacity = max(min_rows, window_bytes // bytes_per_row(columns), 2)
         self.table = SharedTable(min(max(self.num_blocks, 1), capacity), columns, wait_deadline)
@@ -205,7 +209,7 @@ class Schedule:
         return {
             "version": STATE_VERSION, "seed": self.seed, "block_size": self.block_size, "first_block": first,
             "digest": self.digest, "counts_SxC": counts_SxC, "start_C": start_C,
-            "length_C": self.length_C.copy(), "stream_id_C": self.stream_id_C.copy(),
+            "length_C": self.length_C.copy(), "stream_id_C": self.stream_id_C.copy(), "in_order": self.in_order,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
@@ -220,6 +224,7 @@ class Schedule:
                 raise UserError(
                     f"the saved schedule has {name} {int(state[name])}, this run {ours}; resume with the same {name}"
                 )
+        self.in_order = bool(state.get("in_order", False))  # a run keeps the order it began with
         old_of = {int(stream): c for c, stream in enumerate(state["stream_id_C"])}
         old_C = np.array([old_of.pop(int(stream), -1) for stream in self.stream_id_C])
         known_C = old_C >= 0
@@ -284,7 +289,8 @@ class _Block:
             length_n = schedule.length_C[self.column_n]
             epoch_n, position_n = np.divmod(self.j_n, length_n)
             key_n = derive_key_N((schedule.seed, _SHUFFLE), schedule.stream_id_C[self.column_n], epoch_n)
-            self._sample_n = permute_N(position_n, length_n, key_n)
+            sample_n = permute_N(position_n, length_n, key_n)
+            self._sample_n = np.where(epoch_n == 0, position_n, sample_n) if schedule.in_order else sample_n
         return self._sample_n
 
     def sample(self, slot: int) -> int:
@@ -295,4 +301,6 @@ class _Block:
         schedule, column = self._schedule, self.column_list[slot]
         length = int(schedule.length_C[column])
         epoch, position = divmod(self.j_list[slot], length)
+        if schedule.in_order and epoch == 0:
+            return position
         return permute(position, length, schedule.epoch_key(column, epoch))

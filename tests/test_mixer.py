@@ -19,6 +19,7 @@ from mixing import (
 )
 
 from ado_megatron import fitter, refits
+from ado_megatron.checkpoint import read_sidecar
 from ado_megatron.errors import SidecarError, UserError
 from ado_megatron.history import LossHistory, fit_history
 from ado_megatron.metrics_file import read_metrics
@@ -351,7 +352,7 @@ def test_a_run_begins_where_one_without_a_sidecar_ended(tmp_path):
     for column, first in enumerate((400, 240, 160)):
         drawn = sorted(j for c, j in run.stream if c == column)
         assert drawn == list(range(first, first + len(drawn)))
-    for consumed, words in ((800, "has no sidecar; start"), (801, "no multiple of the global batch 16")):
+    for consumed, words in ((800, "no sidecar of an adaptive run; start"), (801, "no multiple of the global batch 16")):
         with pytest.raises(SidecarError, match=words):
             Run(tmp_path, steps=80).mixer.start(consumed, step=50)
 
@@ -379,5 +380,51 @@ def test_the_static_export_is_the_mixture_so_far(tmp_path):
     run.save(tmp_path / "s.ado")
     words = (tmp_path / "blend.txt").read_text().split()
     assert words[1::2] == [f"data/{name}_text_document" for name in NAMES]
-    counts = np.bincount([c for c, _ in run.stream], minlength=3)
-    np.testing.assert_allclose([float(w) for w in words[::2]], counts / 640, atol=1e-8)
+    assert [int(w) for w in words[::2]] == np.bincount([c for c, _ in run.stream], minlength=3).tolist()
+    assert not any("stock blend" in message for message in run.messages), "the first epoch was not in stock's order"
+
+
+def test_the_static_export_says_what_stock_cannot_continue(tmp_path):
+    """Weights 5 : 3 : 2 of 640 samples are more than the 70 of the last domain; of 300 in all they are not."""
+    for steps, words in ((40, "repeats and skips samples of data/maths_text_document,"), (20, "skips nothing")):
+        conf = config(export_static=str(tmp_path / "blend.txt"), policy="static")
+        run = Run(tmp_path, conf, steps=steps, in_order=True).start().train(10)
+        run.save(tmp_path / "s.ado")
+        assert [words in message for message in run.messages if "the stock blend goes on" in message] == [True]
+
+
+def test_a_dataset_of_several_epochs_is_read_as_one_order_and_counted_in_epochs(tmp_path):
+    passes, origin = (1000, 300, 3 * LENGTHS[2]), {"size": 800, "weights": [["maths_text_document", 2.0]]}
+    options = {"steps": 60, "in_order": True, "pass_C": passes, "origin": origin}
+    run = Run(tmp_path, config(max_epochs="maths=4"), **options)
+    run.step, run.consumed = 20, 320
+    run.mixer.start(320, step=20, start_C=[160, 96, 64])
+    run.train(40).save(tmp_path / "s.ado")
+    assert run.mixer.schedule.length_C.tolist() == list(passes)
+    assert run.mixer.caps_C[2] == 4 * LENGTHS[2]
+    drawn = run.mixer.schedule.cumulative(run.consumed)
+    rows = [json.loads(line) for line in (tmp_path / "ado" / "metrics.jsonl").read_text().splitlines()]
+    np.testing.assert_allclose(rows[-1]["epochs_C"], drawn / LENGTHS)
+    meta, arrays = read_sidecar(tmp_path / "s.ado")
+    assert meta["origin"] == origin and meta["lengths_C"] == list(LENGTHS)
+    assert arrays["schedule/length_C"].tolist() == list(passes) and meta["schedule"]["in_order"]
+    Run(tmp_path, config(max_epochs="maths=4"), **options).start(tmp_path / "s.ado").train(60)
+    with pytest.raises(UserError, match="another length"):
+        Run(tmp_path, config(max_epochs="maths=4"), steps=60, in_order=True).start(tmp_path / "s.ado")
+
+
+def test_active_after_shadow_starts_where_stock_stood_with_the_laws_of_the_shadow(tmp_path):
+    shadow = Run(tmp_path, config(shadow=True), steps=100, in_order=True).start().train(60)
+    shadow.save(tmp_path / "s.ado")
+    start_C = np.array([481, 287, 192])  # what stock drew is not to the sample what the shadow laid out
+    active = Run(tmp_path, config(), steps=100, in_order=True)
+    active.step, active.consumed = 60, 960
+    active.mixer.load(tmp_path / "s.ado")
+    active.mixer.start(960, step=60, start_C=start_C)
+    np.testing.assert_allclose(active.mixer.weights_K(960), shadow.mixer.planner.shadow_K(60), rtol=1e-12)
+    assert np.abs(active.mixer.weights_K(960) - active.mixer.domains.prior_K).max() > 1e-3, "no law was in force"
+    active.train(100)
+    for column, first in enumerate(start_C):
+        drawn = sorted(j for c, j in active.stream if c == column)
+        assert drawn == list(range(first, first + len(drawn)))
+    assert active.mixer.recorder.history.cut(100)["step_T"].min() < 60, "what the shadow measured is lost"

@@ -48,6 +48,43 @@ def test_a_small_table_by_hand():
     assert schedule.row(1).tolist() == [1, 3] and schedule.planned == 3
 
 
+def test_in_order_the_first_epoch_is_the_datasets_own():
+    rows = [[2, 2], [1, 3], [3, 1]]
+    schedule, shuffled = make(rows, in_order=True), make(rows)
+    for i in range(12):
+        column, epoch, position, sample = schedule.read(i)
+        assert (column, epoch, position) == shuffled.read(i)[:3]
+        assert sample == (position if epoch == 0 else shuffled.read(i)[3])
+    for b in range(3):  # the vector path
+        assert schedule.block(b)[2].tolist() == [schedule.read(4 * b + slot)[3] for slot in range(4)]
+
+
+@given(seed=st.integers(0, 2**32), size=st.integers(1, 80))
+@settings(max_examples=60)
+def test_a_run_that_comes_from_the_static_blend_reads_what_is_left_of_each_epoch(seed, size):
+    """Stock has read samples 0 … start−1 of each column; a resume in the middle keeps the order."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 60, size=3)
+    first_block, block = int(rng.integers(0, 4)), size
+    start_C = rng.multinomial(first_block * block, np.ones(3) / 3)
+    start_C = np.minimum(start_C, lengths)  # stock laid out one epoch
+    rows = rng.multinomial(block, rng.dirichlet(np.ones(3)), size=6)
+    first = Schedule(lengths, block, first_block + 6, seed=11, in_order=True)
+    first.load_state_dict(first.state_dict(0) | {"first_block": first_block, "start_C": start_C})
+    first.publish(first_block, rows)
+    cut = (first_block + 3) * block
+    second = Schedule(lengths, block, first_block + 6, seed=11)  # asked otherwise, it goes on as the run began
+    second.load_state_dict(first.state_dict(cut))
+    drawn = [list(range(n)) for n in start_C]
+    for i in range(first_block * block, (first_block + 6) * block):
+        column, _, _, sample = (first if i < cut else second).read(i)
+        drawn[column].append(sample)
+    for length, samples in zip(lengths, drawn, strict=True):
+        for at in range(0, len(samples), length):
+            epoch = samples[at : at + length]
+            assert len(set(epoch)) == len(epoch) and set(epoch) <= set(range(length))
+
+
 rows_of = st.integers(1, 6).flatmap(
     lambda columns: st.tuples(
         st.lists(st.integers(1, 40), min_size=columns, max_size=columns),

@@ -6,7 +6,6 @@ A sample is what the host's domain dataset returns, with three more keys: the ho
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,27 +13,24 @@ import torch
 
 from ado_megatron.dataset import AdaptiveBlend, pack_key
 from ado_megatron.domains import Domains
+from ado_megatron.hosts.changeover import BlendFacts, StockBlend, epochs_of
 from ado_megatron.schedule import Schedule
 
 KEY, SAMPLE = "ado_key", "ado_sample"
 
 
-@dataclasses.dataclass(frozen=True)
-class BlendFacts:
-    """What rank zero tells the others: prefixes, the user's weights, samples of one epoch; one each a column."""
-
-    prefixes: tuple[str, ...]
-    weights: tuple[float, ...]
-    lengths: tuple[int, ...]
-
-
 class AdaptiveTrainSet(torch.utils.data.Dataset):
-    """Sample index → sample, through the mixer's table. size: samples of the whole run."""
+    """Sample index → sample, through the mixer's table. size: samples of the whole run. datasets: of one epoch each.
+    stock: the host's own blend, of a run that came from it."""
 
-    def __init__(self, datasets: Sequence, weights, prefixes, size: int, host_key: str):
-        lengths = tuple(len(dataset) for dataset in datasets)
-        self.blend = BlendFacts(tuple(prefixes), tuple(map(float, weights)), lengths)
-        self._datasets, self._size, self._host_key = list(datasets), size, host_key
+    def __init__(
+        self, datasets: Sequence, weights, prefixes, size: int, host_key: str, stock: StockBlend | None = None
+    ):
+        self._datasets, self._size, self._host_key = list(stock.datasets if stock else datasets), size, host_key
+        lengths, passes = tuple(map(len, datasets)), tuple(map(len, self._datasets))
+        origin = stock.origin if stock else None
+        self.blend = BlendFacts(tuple(prefixes), tuple(map(float, weights)), lengths, passes, origin)
+        self.dataset_index = stock.dataset_index_N if stock else None
         self._samples: AdaptiveBlend | None = None
 
     def bind(self, schedule: Schedule, domains: Domains) -> None:
@@ -51,12 +47,20 @@ class AdaptiveTrainSet(torch.utils.data.Dataset):
 
 
 class ShadowTrainSet(torch.utils.data.Dataset):
-    """The host's own blend, untouched: same samples, same order; each sample also carries our keys."""
+    """The host's own blend, untouched: same samples, same order; each sample also carries our keys. documents: name of
+    the array of documents of its datasets."""
 
-    def __init__(self, stock, prefixes):
-        lengths = tuple(len(dataset) for dataset in stock.datasets)
-        self.blend = BlendFacts(tuple(prefixes), tuple(map(float, stock.weights)), lengths)
+    def __init__(self, stock, prefixes, documents: str):
+        passes = tuple(map(len, stock.datasets))
+        lengths = tuple(len(dataset) // epochs_of(dataset, documents) for dataset in stock.datasets)
+        self.blend = BlendFacts(tuple(prefixes), tuple(map(float, stock.weights)), lengths, passes)
         self._stock = stock
+
+    @property
+    def dataset_index(self) -> np.ndarray:
+        """The column of every sample of the run."""
+        self._stock[0]  # some hosts map it at the first read
+        return self._stock.dataset_index
 
     def bind(self, schedule: Schedule, domains: Domains) -> None:
         """Nothing of the table is read here."""

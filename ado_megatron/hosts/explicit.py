@@ -21,7 +21,7 @@ _wrappers: dict[str, Any] = {}
 
 def start(host: str) -> None:
     """Take our options out of sys.argv and make the hooks live, unless they say --ado-off. Once a process."""
-    from ado_megatron.hosts import cpu
+    from ado_megatron.hosts import changeover, cpu
     from ado_megatron.hosts.session import Session
     from ado_megatron.run import parse
 
@@ -31,6 +31,8 @@ def start(host: str) -> None:
         print(f"ado: error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     sys.argv[1:] = arguments
+    if config.off:
+        changeover.say_if_leaving(arguments)
     if cpu.wanted():
         cpu.install(host)
     if not config.off and not _wrappers:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ado_megatron.errors import UserError
+from ado_megatron.hosts.changeover import layout_facts
 
 Wrapper = Callable[[Any], Any]  # takes a function of the host, returns the hooked one
 LOSS = "script:loss_func"  # lives in the training script, wherever that is
@@ -96,9 +97,11 @@ def hook_script(forward_step: Any, wrap: Wrapper) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """What the hooks that are alike must know of a host. training: the module of its training loop."""
+    """What the hooks that are alike must know of a host. training, checkpointing: the modules of its training loop and
+    of its checkpoints."""
 
     training: str
+    checkpointing: str
     get_args: Callable[[], Any]
     exclusions: Callable[[Any], list[tuple[bool, str]]]  # arguments → (it is so, the sentence) of what is not served
     facts: Callable[[], Any]
@@ -114,16 +117,18 @@ def common(session: Any, host: Host) -> dict[str, Wrapper]:
         "pretrain": pretrain,
     }  # fmt: skip
     wrappers = {f"{host.training}:{name}": functools.partial(hook, session, host) for name, hook in alike.items()}
+    wrappers[f"{host.checkpointing}:check_checkpoint_args"] = functools.partial(check_checkpoint_args, session)
     return wrappers | {LOSS: functools.partial(host.loss_func, session)}
 
 
 def loaders(session: Any, host: Host, stock: Any) -> Any:
-    """Refuse what cannot be served before data is built, and make the mixer after it."""
+    """Before data is built, refuse what cannot be served and see what is resumed; after it, make the mixer."""
 
     def build_train_valid_test_data_loaders(provider):
         for excluded, sentence in host.exclusions(host.get_args()):
             if excluded:
                 session.refuse(sentence)
+        session.resume(host.facts())
         built = stock(provider)
         session.open(host.facts())
         return built
@@ -181,6 +186,16 @@ def save_checkpoint(session: Any, host: Host, stock: Any) -> Any:
         return stock(iteration, *args, **kwargs)
 
     return save_checkpoint
+
+
+def check_checkpoint_args(session: Any, stock: Any) -> Any:
+    """Overhears the arguments with which the loaded checkpoint was trained."""
+
+    def check_checkpoint_args(checkpoint_args, *args, **kwargs):
+        session.saved_layout = layout_facts(checkpoint_args)
+        return stock(checkpoint_args, *args, **kwargs)
+
+    return check_checkpoint_args
 
 
 def pretrain(session: Any, host: Host, stock: Any) -> Any:

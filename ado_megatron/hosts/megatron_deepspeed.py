@@ -7,7 +7,7 @@
 | a batch drawn   | the train iterator of training.build_train_valid_test_data_iterators                            |
 | loss            | loss_func in the globals of the script (--no-pipeline-parallel); gpt_model.CrossEntropy (engine) |
 | step            | training.train_step                                                                             |
-| checkpoint      | training.save_checkpoint                                                                        |
+| checkpoint      | training.save_checkpoint; checkpointing.check_checkpoint_args                                   |
 | evaluation      | training.evaluate_and_print_results; its batches and losses as those of a step                  |
 | log line        | training.training_log                                                                           |
 | end of the run  | training.pretrain                                                                               |
@@ -15,14 +15,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 from ado_megatron.errors import UserError
+from ado_megatron.hosts.changeover import StockBlend, layout_facts, weights_at
 from ado_megatron.hosts.hooks import HookPoint, Host, Wrapper, common
 from ado_megatron.hosts.session import RunFacts, Session
 
 NAME = "megatron_deepspeed"
 TRAINING, DATA, MODEL = "megatron.training", "megatron.data.gpt_dataset", "megatron.model.gpt_model"
+CHECKPOINTING = "megatron.checkpointing"
+INDICES = ("doc_idx", "sample_idx", "shuffle_idx")  # of a GPTDataset: what its samples are
 HOOK_POINTS = (
     HookPoint(TRAINING, "pretrain", ("train_valid_test_dataset_provider", "model_provider", "model_type")),
     HookPoint(TRAINING, "train", ("forward_step_func", "model", "optimizer", "opt_param_scheduler")),
@@ -31,6 +35,7 @@ HOOK_POINTS = (
     HookPoint(TRAINING, "save_checkpoint", ("iteration", "model")),
     HookPoint(TRAINING, "evaluate_and_print_results", ("prefix", "forward_step_func", "data_iterator", "model",
                                                        "iteration")),
+    HookPoint(CHECKPOINTING, "check_checkpoint_args", ("checkpoint_args",)),
     HookPoint(TRAINING, "build_train_valid_test_datasets", ("build_train_valid_test_datasets_provider",)),
     HookPoint(TRAINING, "build_train_valid_test_data_loaders", ("build_train_valid_test_datasets_provider",)),
     HookPoint(TRAINING, "build_train_valid_test_data_iterators", ("build_train_valid_test_datasets_provider",)),
@@ -44,14 +49,14 @@ HOOK_POINTS = (
 
 def wrappers(session: Session) -> dict[str, Wrapper]:
     """What each function of the host becomes: "module:name" → (the host's function → the hooked one)."""
-    wanted: list[int] = []  # train samples that the host asks for, while its provider runs
+    build = _Build()
     return {
-        f"{TRAINING}:build_train_valid_test_datasets": functools.partial(_datasets, session, wanted),
-        f"{DATA}:BlendableDataset": functools.partial(_blend, session, wanted),
+        f"{TRAINING}:build_train_valid_test_datasets": functools.partial(_datasets, session, build),
+        f"{DATA}:BlendableDataset": functools.partial(_blend, session, build),
         f"{TRAINING}:build_train_valid_test_data_iterators": functools.partial(_iterators, session),
         f"{MODEL}:CrossEntropy": functools.partial(_engine_loss, session),
         f"{TRAINING}:train_step": functools.partial(_train_step, session),
-    } | common(session, Host(TRAINING, get_args, exclusions, _facts, _loss_func, write))
+    } | common(session, Host(TRAINING, CHECKPOINTING, get_args, exclusions, _facts, _loss_func, write))
 
 
 def get_args():
@@ -87,14 +92,25 @@ def exclusions(args) -> list[tuple[bool, str]]:
     ]  # fmt: skip
 
 
-def _datasets(session: Session, wanted: list[int], stock):
+@dataclasses.dataclass
+class _Build:
+    """While the host's provider runs. size: train samples that it asks for. stock: where our blend comes from the
+    host's, that, its weights and its size; asked for first, while size is None."""
+
+    size: int | None = None
+    stock: tuple | None = None
+
+
+def _datasets(session: Session, build: _Build, stock):
     def build_train_valid_test_datasets(provider):
         if session.silent:
             return stock(provider)
 
         def one_epoch(sizes):
             # one sample asked of a domain makes the host lay out one epoch; how many are drawn is ours to decide
-            wanted[:] = sizes[:1]
+            build.size = None
+            build.stock = _stock_train(session, provider, sizes) if session.needs_stock else None
+            build.size = sizes[0]
             return provider([1, *sizes[1:]] if session.adaptive else sizes)
 
         train, *rest = stock(one_epoch)
@@ -110,17 +126,35 @@ def _datasets(session: Session, wanted: list[int], stock):
     return build_train_valid_test_datasets
 
 
-def _blend(session: Session, wanted: list[int], stock):
+def _stock_train(session: Session, provider, sizes):
+    """(the host's own train blend, its weights, its size), as the run that drew from it had it, or None."""
+    args = get_args()
+    name = "data_path" if args.data_path else "train_data_path"
+    words = getattr(args, name)
+    if len(words) < 2:
+        return None
+    weights, size = [float(weight) for weight in words[::2]], sizes[0]
+    if session.origin is not None:
+        size, weights = session.origin["size"], weights_at(session.origin, words[1::2])
+        setattr(args, name, [word for pair in zip(map(repr, weights), words[1::2], strict=True) for word in pair])
+    try:
+        return provider([size, *sizes[1:]])[0], weights, size
+    finally:
+        setattr(args, name, words)
+
+
+def _blend(session: Session, build: _Build, stock):
     def blend(datasets, weights, size, **options):
-        if session.silent or datasets[0].name != "train":
+        if session.silent or build.size is None or datasets[0].name != "train":
             return stock(datasets, weights, size, **options)
         prefixes = _prefixes(get_args().data_path or get_args().train_data_path)
         if not session.adaptive:
             whole = stock(datasets, weights, size, **options)
             whole.weights = list(weights)
-            return session.shadow_set(whole, prefixes)
+            return session.shadow_set(whole, prefixes, INDICES[0])
         _check_one_epoch(datasets, prefixes, get_args().seq_length)
-        return session.train_set(datasets, weights, prefixes, wanted[0], "dataset_idx")
+        whole = build.stock and StockBlend.of(build.stock[0], datasets, INDICES, prefixes, *build.stock[1:])
+        return session.train_set(datasets, weights, prefixes, build.size, "dataset_idx", whole)
 
     return blend
 
@@ -183,6 +217,7 @@ def _facts() -> RunFacts:
         num_workers=args.num_workers, iteration=args.iteration, consumed_samples=args.consumed_train_samples,
         save=args.save, load=args.load, tensorboard=args.tensorboard_dir, log_interval=args.log_interval,
         contributes=contributes, device=get_accelerator().current_device_name(),
+        layout=layout_facts(args),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@
 | attempt of a step   | RerunStateMachine.should_run_forward_backward                                               |
 | loss                | loss_func in the globals of the script's forward_step                                        |
 | step end            | training.train_step, training.dummy_train_step (iterations to skip)                          |
-| checkpoint          | training.save_checkpoint                                                                     |
+| checkpoint          | training.save_checkpoint; checkpointing.check_checkpoint_args                                |
 | evaluation          | training.evaluate_and_print_results; its batches and losses as those of a step               |
 | log line            | training.training_log                                                                        |
 | end of the run      | training.pretrain                                                                            |
@@ -21,13 +21,15 @@ import functools
 import torch
 
 from ado_megatron.errors import UserError
+from ado_megatron.hosts.changeover import StockBlend, layout_facts, weights_at
 from ado_megatron.hosts.hooks import HookPoint, Host, Wrapper, common
 from ado_megatron.hosts.session import RunFacts, Session
 
 NAME = "megatron_lm"
-TRAINING = "megatron.training.training"
+TRAINING, CHECKPOINTING = "megatron.training.training", "megatron.training.checkpointing"
 BUILDER = "megatron.core.datasets.blended_megatron_dataset_builder"
 RERUN = "megatron.core.rerun_state_machine"
+INDICES = ("document_index", "sample_index", "shuffle_index")  # of a GPTDataset: what its samples are
 HOOK_POINTS = (
     HookPoint(TRAINING, "pretrain", ()),
     HookPoint(TRAINING, "train", ("forward_step_func", "model", "optimizer", "opt_param_scheduler")),
@@ -37,6 +39,7 @@ HOOK_POINTS = (
     HookPoint(TRAINING, "save_checkpoint", ("iteration", "model")),
     HookPoint(TRAINING, "evaluate_and_print_results", ("prefix", "forward_step_func", "data_iterator", "model",
                                                        "iteration")),
+    HookPoint(CHECKPOINTING, "check_checkpoint_args", ("checkpoint_args",)),
     HookPoint(TRAINING, "build_train_valid_test_data_loaders", ("build_train_valid_test_datasets_provider",)),
     HookPoint(BUILDER, "BlendedMegatronDatasetBuilder.build", ("self",)),
     HookPoint(
@@ -58,7 +61,7 @@ def wrappers(session: Session) -> dict[str, Wrapper]:
         f"{rerun}StateMachine.should_run_forward_backward": functools.partial(_should_run, session),
         f"{TRAINING}:train_step": functools.partial(_train_step, session),
         f"{TRAINING}:dummy_train_step": functools.partial(_dummy_train_step, session),
-    } | common(session, Host(TRAINING, get_args, exclusions, _facts, _loss_func, write))
+    } | common(session, Host(TRAINING, CHECKPOINTING, get_args, exclusions, _facts, _loss_func, write))
 
 
 def get_args():
@@ -136,7 +139,7 @@ def _build(session: Session, stock):
 def _build_shadow(session, builder, stock_build, prefixes):
     splits = stock_build(builder)
     if splits[0] is not None:
-        splits[0] = session.shadow_set(splits[0], prefixes)
+        splits[0] = session.shadow_set(splits[0], prefixes, INDICES[0])
     return splits
 
 
@@ -145,30 +148,52 @@ def _build_adaptive(session, builder, stock_build, prefixes, weights, split):
     config = builder.config
     one_epoch = [[None] * 3 for _ in prefixes]
     datasets = builder._build_megatron_datasets_parallel(prefixes, [split, None, None], one_epoch)[0]
-    with _without_train(config):
+    stock = _stock_train(session, builder, stock_build, prefixes, weights) if session.needs_stock else None
+    with _splits(config, lambda split: split != 0):
         splits = stock_build(builder)
     if datasets[0] is not None:  # this rank reads
         empty = [prefix for prefix, dataset in zip(prefixes, datasets, strict=True) if len(dataset) == 0]
         if empty:
             raise UserError(f"{', '.join(empty)}: the train split holds less than one sample; leave the prefix out")
         weights = [len(dataset) for dataset in datasets] if weights is None else weights
-        splits[0] = session.train_set(datasets, weights, prefixes, builder.sizes[0], "dataset_id")
+        if stock is not None:
+            stock = StockBlend.of(stock[0], datasets, INDICES, prefixes, *stock[1:])
+        splits[0] = session.train_set(datasets, weights, prefixes, builder.sizes[0], "dataset_id", stock)
     return splits
 
 
-class _without_train:
-    """The config with its train split hidden, so that the stock builder lays out no static train index."""
+def _stock_train(session, builder, stock_build, prefixes, weights):
+    """(the host's own train blend, its weights, its size), as the run that drew from it had it."""
+    config, sizes, blend = builder.config, builder.sizes, builder.config.blend
+    size = sizes[0]
+    with _splits(config, lambda split: split == 0):
+        if session.origin is not None:
+            size, weights = session.origin["size"], weights_at(session.origin, prefixes)
+            builder.sizes = [size, *sizes[1:]]
+            if blend is not None:
+                config.blend = (prefixes, weights)
+            else:
+                config.blend_per_split[0] = (prefixes, weights)
+        try:
+            train = stock_build(builder)[0]
+        finally:
+            builder.sizes, config.blend = sizes, blend
+    return train, [1.0] * len(prefixes) if weights is None else weights, size
 
-    def __init__(self, config):
-        self._config = config
+
+class _splits:
+    """The config with only some of its splits; of the others the stock builder lays out no index."""
+
+    def __init__(self, config, keep):
+        self._config, self._keep = config, keep
         self._name = "split_matrix" if config.blend is not None else "blend_per_split"
 
     def __enter__(self):
-        self._kept = getattr(self._config, self._name)
-        setattr(self._config, self._name, [None, *self._kept[1:]])
+        self._all = getattr(self._config, self._name)
+        setattr(self._config, self._name, [part if self._keep(n) else None for n, part in enumerate(self._all)])
 
     def __exit__(self, *exc):
-        setattr(self._config, self._name, self._kept)
+        setattr(self._config, self._name, self._all)
 
 
 def _facts() -> RunFacts:
@@ -182,6 +207,7 @@ def _facts() -> RunFacts:
         num_workers=args.num_workers, iteration=args.iteration, consumed_samples=args.consumed_train_samples,
         save=args.save, load=args.load, tensorboard=args.tensorboard_dir, log_interval=args.log_interval,
         contributes=contributes, device=torch.cuda.current_device(),
+        layout=layout_facts(args),
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """One run under a host: what both hosts' hooks share. A host file wires its functions to the methods here.
 
+    checkpoint loaded ─── resume() ─ who drew the samples so far
     data loaders built ── open() ── the mixer, from the lengths that rank zero saw; every waiting blend gets its table
     batch drawn ───────── drawn() ── takes our keys out of the batch and keeps them for the loss site
     loss ──────────────── measure()
@@ -14,18 +15,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ado_megatron.checkpoint import read_sidecar
 from ado_megatron.comm import World
 from ado_megatron.config import AdoConfig
 from ado_megatron.domains import Domains
 from ado_megatron.errors import UserError
+from ado_megatron.hosts import changeover
 from ado_megatron.hosts.blend import KEY, SAMPLE, AdaptiveTrainSet, ShadowTrainSet
+from ado_megatron.hosts.changeover import ADAPTIVE, NEW, SHADOW, StockBlend, sidecar_path
 from ado_megatron.hosts.validation import Validation
 from ado_megatron.mixer import Mixer
 
@@ -37,6 +38,7 @@ PREFETCH_FACTOR = 2  # torch's default, which both hosts leave as it is
 class RunFacts:
     """What the mixer must know of the host's arguments and of this rank's place.
 
+    layout: what the host's own order of samples depends on (changeover.layout_facts).
     total_samples: train samples of the whole run. block_size: the (final) global batch. iteration, consumed_samples:
     where the loaded checkpoint stands, 0 without one. save, load: checkpoint directories. contributes: last pipeline
     stage, first tensor rank, first sequence-parallel rank.
@@ -55,29 +57,7 @@ class RunFacts:
     log_interval: int
     contributes: bool
     device: Any
-
-
-def sidecar_path(checkpoints: str | Path, iteration: int) -> Path:
-    """The mixer's state that belongs to the checkpoint of `iteration` in a host's checkpoint directory."""
-    return Path(checkpoints) / "ado" / f"state_{iteration}.ado"
-
-
-def _resume_problem(path: Path, shadow: bool) -> str | None:
-    """Why the data of a run cannot go on from the checkpoint that `path` belongs to, or None."""
-    if not path.is_file():
-        return (
-            f"there is no {path}, so the checkpoint of that iteration was not trained with ado_megatron, and which "
-            "samples its run drew is not recorded; start anew, or go on with --ado-off"
-        )
-    was_shadow = bool(read_sidecar(path)[0]["config"]["shadow"])
-    if was_shadow and not shadow:
-        return (
-            f"{path} was written in shadow mode: the host drew in an order of its own, in which an epoch cannot be "
-            "continued without repeating samples; start anew, or go on with --ado-shadow"
-        )
-    if shadow and not was_shadow:
-        return f"{path} was written by an adaptive run, whose samples the host's own blend does not know"
-    return None
+    layout: dict[str, Any]
 
 
 def say(text: str) -> None:
@@ -102,6 +82,9 @@ class Session:
         self.mixer: Mixer | None = None
         self.facts: RunFacts | None = None
         self.silent = False  # shadow mode on a run that cannot be measured
+        self.drawn_by = NEW  # who drew the samples before the loaded checkpoint
+        self.origin: dict[str, Any] | None = None  # of the loaded run (changeover.drawn_by)
+        self.saved_layout: dict[str, Any] | None = None  # layout_facts of the loaded checkpoint
         self._train_sets: list[AdaptiveTrainSet | ShadowTrainSet] = []
         self._drawn: list[tuple[torch.Tensor, torch.Tensor]] = []  # keys and samples of the running attempt
         self._unmeasured: deque[torch.Tensor] = deque()  # those of them whose loss is still to come
@@ -124,14 +107,39 @@ class Session:
             say(f"nothing is measured in this run: {sentence}")
         self.silent = True
 
-    def train_set(self, datasets, weights, prefixes, size: int, host_key: str) -> AdaptiveTrainSet:
-        """Our train dataset in place of the host's: one-epoch `datasets`, one a prefix; reads only after `open`."""
-        self._train_sets.append(AdaptiveTrainSet(datasets, weights, prefixes, size, host_key))
+    @property
+    def changes_over(self) -> bool:
+        """True if the samples before the loaded checkpoint were drawn by the other blend than this run's."""
+        return self.drawn_by not in (NEW, SHADOW if self.config.shadow else ADAPTIVE)
+
+    @property
+    def needs_stock(self) -> bool:
+        """True if our blend goes on where the host's own ended, which must be laid out once more to know where."""
+        return self.adaptive and (self.changes_over or self.origin is not None)
+
+    def resume(self, facts: RunFacts) -> None:
+        """The checkpoint is loaded, datasets are not yet built: find out who drew the samples so far. Collective."""
+        if self.mixer is not None or self.silent:
+            return
+        world = World.detect(facts.contributes, facts.device)
+        try:
+            self.drawn_by, self.origin = world.from_zero(lambda: changeover.drawn_by(facts.load, facts.iteration))
+            if self.changes_over and self.drawn_by != ADAPTIVE:
+                changeover.check_same_layout(self.saved_layout, facts.layout)
+        except UserError as error:
+            self.refuse(str(error))
+
+    def train_set(
+        self, datasets, weights, prefixes, size: int, host_key: str, stock: StockBlend | None = None
+    ) -> AdaptiveTrainSet:
+        """Our train dataset in place of the host's: one-epoch `datasets`, one a prefix; reads only after `open`. stock:
+        the host's blend, if `needs_stock`."""
+        self._train_sets.append(AdaptiveTrainSet(datasets, weights, prefixes, size, host_key, stock))
         return self._train_sets[-1]
 
-    def shadow_set(self, stock, prefixes) -> ShadowTrainSet:
+    def shadow_set(self, stock, prefixes, documents: str) -> ShadowTrainSet:
         """The host's own blended train dataset, whose samples carry our keys beside what they are."""
-        self._train_sets.append(ShadowTrainSet(stock, prefixes))
+        self._train_sets.append(ShadowTrainSet(stock, prefixes, documents))
         return self._train_sets[-1]
 
     def evaluated_set(self, kind: str, stock: Any, prefixes) -> Any:
@@ -166,18 +174,32 @@ class Session:
         mixer = Mixer(
             self.config, domains, total_samples=facts.total_samples, block_size=facts.block_size, world=world,
             run_dir=facts.save or facts.tensorboard or ".", num_workers=facts.num_workers,
-            prefetch_factor=PREFETCH_FACTOR, micro_batch=facts.micro_batch, dp=facts.dp, log=say,
+            prefetch_factor=PREFETCH_FACTOR, micro_batch=facts.micro_batch, dp=facts.dp, pass_C=blend.passes,
+            in_order=True, origin=blend.origin, log=say,
         )  # fmt: skip
-        if facts.iteration > 0:
-            path = sidecar_path(facts.load or ".", facts.iteration)
-            problem = world.broadcast(_resume_problem(path, self.config.shadow) if world.is_zero else None)
-            if problem is not None:
-                self.refuse(problem)
-                return
-            mixer.load(path)
-        mixer.start(facts.consumed_samples, step=facts.iteration)
+        try:
+            self._start(mixer, world, facts)
+        except UserError as error:
+            self.refuse(str(error))
+            return
         self.mixer, self.facts, self._step = mixer, facts, facts.iteration
         say(f"{'measuring the stock blend of' if self.config.shadow else 'mixing'} {len(domains.names_K)} domains")
+
+    def _start(self, mixer: Mixer, world: World, facts: RunFacts) -> None:
+        """Start the mixer where the checkpoint stands. UserError on every rank if that cannot be."""
+        start_C = world.from_zero(lambda: self._drawn_by_stock(facts)) if self.changes_over else None
+        if self.drawn_by in (ADAPTIVE, SHADOW):
+            mixer.load(sidecar_path(facts.load or ".", facts.iteration))
+        mixer.start(facts.consumed_samples, step=facts.iteration, start_C=start_C)
+
+    def _drawn_by_stock(self, facts: RunFacts) -> np.ndarray:
+        """Rank zero: samples of each column before the checkpoint, if one blend goes on from the other. UserError."""
+        train_set = self._train_sets[0]
+        adaptive = changeover.last_adaptive(facts.load, facts.iteration)
+        if adaptive is not None:  # at the checkpoint or, with the host alone in between, before
+            changeover.check_stock_continues(adaptive, train_set.blend, train_set.dataset_index)
+        columns = len(train_set.blend.prefixes)
+        return changeover.count_drawn(train_set.dataset_index, facts.consumed_samples, columns)
 
     # ---------------------------------------------------------------- batches and losses
 
