@@ -21,4 +21,4 @@ RESUME=(--load "$RUN")
 ADO=(--ado-refit-interval 1000)
 
 # Megatron-DeepSpeed alone:
-DEEPSPEED=(--deepspeed --deepspeed_config "${DS_CONFIG:-$(dirname "${BASH_SOURCE[0]}")/ds_config.json}" --zero-stage 0 --data-impl mmap)
+DEEPSPEED=(--deepspeed --deepspeed_config "${DS_CONFIG:-$(dirname "${BASH_SOURCE[0]}")/ds_config.json}" --zero-stage 1 --data-impl mmap)

@@ -9,6 +9,7 @@ import collections
 import contextlib
 import importlib.machinery
 import importlib.util
+import inspect
 import os
 import sys
 import types
@@ -39,9 +40,12 @@ def after_import(host: str) -> None:
     """Measures that need the host's own modules: call once they can be imported, before the script runs."""
     if host == "megatron_deepspeed":
         _contiguous_attention()
+        _sequence_parallel_attention()
     else:
         _skip_fused_kernels()
         _attend_across_ranks()
+        _keep_what_is_being_sent()
+        _resume_with_the_adam_of_torch()
 
 
 # ---- Megatron-DeepSpeed
@@ -99,6 +103,32 @@ def _contiguous_attention():
         return forward(self, query.contiguous(), key.contiguous(), value.contiguous(), mask)
 
     transformer.CoreAttention.forward = contiguous
+
+
+def _sequence_parallel_attention():
+    """Ulysses without flash attention: 4efb479 calls an older deepspeed, which took the mask as fourth argument.
+
+    0.19 wants the index of the batch dimension there, the mask behind, and queries and results by heads alike.
+    """
+    import torch
+    from deepspeed.sequence.layer import DistributedAttention
+    from megatron.core import parallel_state
+    from megatron.model.transformer import CoreAttention
+
+    core, distributed = CoreAttention.forward, DistributedAttention.forward
+    if "batch_dim_idx" not in inspect.signature(distributed).parameters:
+        return  # a deepspeed that takes the mask there
+
+    def by_heads(self, query, *rest):  # [s, b, heads, d] → [s, b, heads·d], as a part of it [s, b, heads, d]
+        context = core(self, query, *rest)
+        return context.view(query.shape) if parallel_state.get_sequence_parallel_world_size() > 1 else context
+
+    def forward(self, query, key, value, mask, *args, **kwargs):
+        if not isinstance(mask, torch.Tensor):
+            return distributed(self, query, key, value, mask, *args, **kwargs)
+        return distributed(self, query, key, value, 1, None, mask, *args, **kwargs).flatten(2)
+
+    CoreAttention.forward, DistributedAttention.forward = by_heads, forward
 
 
 # ---- Megatron-LM
@@ -324,3 +354,51 @@ def _attend_across_ranks():
 def _class_that(choose, stock):
     """A subclass of `stock` (specs want a class) whose construction is `choose`."""
     return type(stock.__name__, (stock,), {"__new__": staticmethod(lambda cls, *a, **k: choose(*a, **k))})
+
+
+def _keep_what_is_being_sent():
+    """The interleaved schedule frees an activation (`out.data = …`) before its send was waited for.
+
+    On a GPU the stream orders NCCL's copy before the memory is used again; gloo reads it when the receiver is ready, and
+    by then it is often something else: NaN or wrong losses in most stock runs of PP2 with virtual PP2 (core_v0.16.1;
+    main has the same lines). A second tensor over the storage, which the send holds, keeps the storage alive.
+    """
+    from megatron.core.pipeline_parallel import p2p_communication as module
+
+    stock = module._p2p_ops
+
+    def p2p_ops(**tensors):
+        for name in ("tensor_send_prev", "tensor_send_next"):
+            if tensors[name] is not None:
+                tensors[name] = tensors[name].detach()
+        return stock(**tensors)
+
+    module._p2p_ops = p2p_ops
+
+
+def _resume_with_the_adam_of_torch():
+    """Without Apex and Transformer Engine Megatron trains with torch's AdamW, from which its distributed optimizer
+    cannot resume: it asks an optimizer that never stepped for its step (an assertion fails), and then gives all
+    parameters one and the same `step` tensor, which every one of them increments.
+    """
+    import torch
+    from megatron.core.optimizer import distrib_optimizer as module
+
+    if module.HAVE_APEX_OR_TE:
+        return
+    optimizer = module.DistributedOptimizer
+    state_dict, load_state_dict = optimizer.state_dict, optimizer.load_state_dict
+
+    def with_a_step(self):
+        for parameter in (each for group in self.optimizer.param_groups for each in group["params"]):
+            if not self.optimizer.state[parameter]:
+                zeros = {name: torch.zeros_like(parameter.data) for name in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = {"step": torch.tensor(0.0), **zeros}
+        return state_dict(self)
+
+    def with_steps_of_their_own(self, state):
+        load_state_dict(self, state)
+        for values in self.optimizer.state.values():
+            values["step"] = values["step"].clone()
+
+    optimizer.state_dict, optimizer.load_state_dict = with_a_step, with_steps_of_their_own
