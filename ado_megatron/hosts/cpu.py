@@ -128,7 +128,13 @@ def _sequence_parallel_attention():
             return distributed(self, query, key, value, mask, *args, **kwargs)
         return distributed(self, query, key, value, 1, None, mask, *args, **kwargs).flatten(2)
 
+    gather = torch.distributed.all_gather_into_tensor
+
+    def flat(output, part, *args, **kwargs):  # the losses; gloo, unlike NCCL, wants both in one shape
+        return gather(output.view(-1), part.reshape(-1), *args, **kwargs)
+
     CoreAttention.forward, DistributedAttention.forward = by_heads, forward
+    torch.distributed.all_gather_into_tensor = flat
 
 
 # ---- Megatron-LM
@@ -359,9 +365,9 @@ def _class_that(choose, stock):
 def _keep_what_is_being_sent():
     """The interleaved schedule frees an activation (`out.data = …`) before its send was waited for.
 
-    On a GPU the stream orders NCCL's copy before the memory is used again; gloo reads it when the receiver is ready, and
-    by then it is often something else: NaN or wrong losses in most stock runs of PP2 with virtual PP2 (core_v0.16.1;
-    main has the same lines). A second tensor over the storage, which the send holds, keeps the storage alive.
+    On a GPU the stream orders NCCL's copy before the memory is used again; gloo reads it when the receiver is ready,
+    and by then it is often something else: NaN or wrong losses in most stock runs of PP2 with virtual PP2
+    (core_v0.16.1; main has the same lines). A second tensor over the storage, held by the send, keeps it alive.
     """
     from megatron.core.pipeline_parallel import p2p_communication as module
 
