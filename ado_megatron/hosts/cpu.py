@@ -383,9 +383,10 @@ def _keep_what_is_being_sent():
 
 
 def _resume_with_the_adam_of_torch():
-    """Without Apex and Transformer Engine Megatron trains with torch's AdamW, from which its distributed optimizer
-    cannot resume: it asks an optimizer that never stepped for its step (an assertion fails), and then gives all
-    parameters one and the same `step` tensor, which every one of them increments.
+    """The distributed optimizer cannot resume what it saved if Adam is torch's (no Apex, no Transformer Engine).
+
+    It asks an optimizer that never stepped for its step (an assertion fails), copies into views of fp32 parameters
+    that require grad, and gives all parameters one `step` tensor, which every one of them then increments.
     """
     import torch
     from megatron.core.optimizer import distrib_optimizer as module
@@ -403,7 +404,8 @@ def _resume_with_the_adam_of_torch():
         return state_dict(self)
 
     def with_steps_of_their_own(self, state):
-        load_state_dict(self, state)
+        with torch.no_grad():
+            load_state_dict(self, state)
         for values in self.optimizer.state.values():
             values["step"] = values["step"].clone()
 
