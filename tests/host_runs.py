@@ -142,6 +142,9 @@ def train(
     save.mkdir(parents=True, exist_ok=True)
     script = (root or checkout(host)) / "pretrain_gpt.py"
     arguments = [*COMMON, *data, "--save", str(save)]
+    if "--step-batch-size-schedule" in options:  # in place of a global batch
+        place = arguments.index("--global-batch-size")
+        del arguments[place : place + 2]
     arguments += ["--train-iters", str(steps)] if steps is not None else []
     if data[0] in ("--data-path", "--data-args-path"):
         arguments += SPLIT

@@ -6,6 +6,7 @@ import pytest
 from host_runs import QUICK_ADO, tail, train, write_domains
 
 from ado_megatron.audit import audit
+from ado_megatron.checkpoint import read_sidecar
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
 
@@ -59,12 +60,16 @@ def test_iterations_to_skip_draw_and_are_not_measured(host, tmp_path):
     assert tokens == {step: 0 if step in left_out else 8 * 32 for step in range(1, 9)}
 
 
-@pytest.mark.parametrize("host", ["lm", "deepspeed_flat"])
+@pytest.mark.parametrize("host", ["lm", "lm_main", "deepspeed", "deepspeed_flat"])
 def test_a_batch_ramp_keeps_blocks_of_the_final_batch(host, tmp_path):
-    ramp = ["--rampup-batch-size", 4, 4, 32, "--train-samples", 96, "--num-workers", 1, *QUICK_ADO, "--ado-audit"]
-    run = train(host, tmp_path / "run", forms(tmp_path)["data_path"], ramp, steps=None)
+    # main ignores the ramp and has a schedule instead, by tokens: 32 samples of 32
+    ramp = ["--step-batch-size-schedule", "0:4 1K:8"] if host == "lm_main" else ["--rampup-batch-size", 4, 4, 32]
+    options = [*ramp, "--train-samples", 96, "--num-workers", 1, *QUICK_ADO, "--ado-audit"]
+    run = train(host, tmp_path / "run", forms(tmp_path)["data_path"], options, steps=None)
     assert run.status == 0, tail(run)
     rows = run.metrics("step")
+    (sidecar,) = (run.directory / "ado").glob("state_*.ado")
+    assert read_sidecar(sidecar)[0]["block_size"] == 8
     sizes = [sum(row["counts_K"]) for row in rows]
     assert set(sizes) == {4, 8} and sizes == sorted(sizes)
     verdict = audit(run.directory)

@@ -386,7 +386,7 @@ def _resume_with_the_adam_of_torch():
     """The distributed optimizer cannot resume what it saved if Adam is torch's (no Apex, no Transformer Engine).
 
     It asks an optimizer that never stepped for its step (an assertion fails), copies into views of fp32 parameters
-    that require grad, and gives all parameters one `step` tensor, which every one of them then increments.
+    that require grad, and counts the loaded optimizer's steps from 0 again.
     """
     import torch
     from megatron.core.optimizer import distrib_optimizer as module
@@ -396,17 +396,20 @@ def _resume_with_the_adam_of_torch():
     optimizer = module.DistributedOptimizer
     state_dict, load_state_dict = optimizer.state_dict, optimizer.load_state_dict
 
+    def parameters(self):
+        return [(parameter, group) for group in self.optimizer.param_groups for parameter in group["params"]]
+
     def with_a_step(self):
-        for parameter in (each for group in self.optimizer.param_groups for each in group["params"]):
+        for parameter, _ in parameters(self):
             if not self.optimizer.state[parameter]:
                 zeros = {name: torch.zeros_like(parameter.data) for name in ("exp_avg", "exp_avg_sq")}
                 self.optimizer.state[parameter] = {"step": torch.tensor(0.0), **zeros}
         return state_dict(self)
 
-    def with_steps_of_their_own(self, state):
+    def with_the_saved_step(self, state):
         with torch.no_grad():
             load_state_dict(self, state)
-        for values in self.optimizer.state.values():
-            values["step"] = values["step"].clone()
+        for parameter, group in parameters(self):
+            self.optimizer.state[parameter]["step"] = torch.tensor(float(group["step"]))
 
-    optimizer.state_dict, optimizer.load_state_dict = with_a_step, with_steps_of_their_own
+    optimizer.state_dict, optimizer.load_state_dict = with_a_step, with_the_saved_step

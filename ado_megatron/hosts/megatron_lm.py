@@ -203,12 +203,21 @@ def _facts() -> RunFacts:
     contributes = mpu.is_pipeline_last_stage(ignore_virtual=True) and mpu.get_tensor_model_parallel_rank() == 0
     return RunFacts(
         total_samples=args.train_samples or args.train_iters * args.global_batch_size,
-        block_size=args.global_batch_size, micro_batch=args.micro_batch_size, dp=mpu.get_data_parallel_world_size(),
+        block_size=_final_batch(args), micro_batch=args.micro_batch_size, dp=mpu.get_data_parallel_world_size(),
         num_workers=args.num_workers, iteration=args.iteration, consumed_samples=args.consumed_train_samples,
         save=args.save, load=args.load, tensorboard=args.tensorboard_dir, log_interval=args.log_interval,
         contributes=contributes, device=torch.cuda.current_device(),
         layout=layout_facts(args),
     )  # fmt: skip
+
+
+def _final_batch(args) -> int:
+    """The global batch, under main's --step-batch-size-schedule the last one."""
+    from megatron.core import num_microbatches_calculator as module
+
+    if getattr(args, "step_batch_size_schedule", None) is None:
+        return args.global_batch_size
+    return module._GLOBAL_NUM_MICROBATCHES_CALCULATOR.global_batch_size
 
 
 # ---------------------------------------------------------------- batches, losses, steps
