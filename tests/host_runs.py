@@ -205,10 +205,17 @@ def final_parameters(run: Run) -> dict[str, "object"]:
             except (ImportError, AttributeError):
                 return Anything
 
-    files = sorted(run.directory.glob("iter_*/mp_rank_00/model_optim_rng.pt"))
-    files += sorted(run.directory.glob("global_step*/mp_rank_00_model_states.pt"))
     lenient = SimpleNamespace(__name__="lenient", Unpickler=Unpickler, load=pickle.load)
-    state = torch.load(files[-1], map_location="cpu", weights_only=False, pickle_module=lenient)
+
+    def read(path):
+        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=lenient)
+
+    (last,) = sorted([*run.directory.glob("iter_*"), *run.directory.glob("global_step*")])[-1:]
+    layers = sorted(last.glob("layer_*-model_00-model_states.pt"))  # of the pipeline engine, one file a layer
+    if layers:
+        return dict(_tensors({layer.name: read(layer) for layer in layers}))
+    (file,) = [*last.glob("mp_rank_00/model_optim_rng.pt"), *last.glob("mp_rank_00_model_states.pt")]
+    state = read(file)
     return dict(_tensors(state.get("model") or state["module"]))
 
 

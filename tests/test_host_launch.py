@@ -51,8 +51,12 @@ def start(directory: Path, case: str, **variables) -> Run:
     (template, *arguments), _, given = CASES[case]
     line = ["bash", LAUNCH / template, *(directory / name for name in arguments)]
     settings = environment(directory, **SLURM, **given, **variables)
-    python = os.path.dirname(os.environ.get("MEGATRON_PYTHON", sys.executable))
-    settings["PATH"] = os.pathsep.join([str(directory / "bin"), python, os.environ["PATH"]])
+    python = os.environ.get("MEGATRON_PYTHON", sys.executable)
+    settings["PATH"] = os.pathsep.join([str(directory / "bin"), os.path.dirname(python), os.environ["PATH"]])
+    for name, module in (("torchrun", "torch.distributed.run"), ("deepspeed", "deepspeed.launcher.runner")):
+        program = directory / "bin" / name  # what pip installs under these names, for this interpreter
+        program.write_text(f'#!/bin/bash\nexec {python} -m {module} "$@"\n')
+        program.chmod(0o755)
     with open(directory / f"log{len(list(directory.glob('log*')))}.txt", "w+") as log:
         process = subprocess.Popen(
             line, stdout=log, stderr=subprocess.STDOUT, env=settings, cwd=directory, start_new_session=True
