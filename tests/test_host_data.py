@@ -30,7 +30,7 @@ def forms(directory):
 
 CASES = [(host, form) for host in ("lm", "lm_main") for form in
          ("no_weights", "train_data_path", "data_args_path", "per_split")]  # fmt: skip
-CASES += [("deepspeed_flat", "train_data_path")]
+CASES += [(host, "train_data_path") for host in ("deepspeed", "deepspeed_flat")]
 
 
 @pytest.mark.parametrize(("host", "form"), CASES)
