@@ -130,8 +130,10 @@ def _sequence_parallel_attention():
 
     gather = torch.distributed.all_gather_into_tensor
 
-    def flat(output, part, *args, **kwargs):  # the losses; gloo, unlike NCCL, wants both in one shape
-        return gather(output.view(-1), part.reshape(-1), *args, **kwargs)
+    def flat(output_tensor, input_tensor, *args, **kwargs):
+        if output_tensor.dim() != input_tensor.dim():  # the losses; NCCL counts elements alone, gloo refuses
+            output_tensor, input_tensor = output_tensor.view(-1), input_tensor.reshape(-1)
+        return gather(output_tensor, input_tensor, *args, **kwargs)
 
     CoreAttention.forward, DistributedAttention.forward = by_heads, forward
     torch.distributed.all_gather_into_tensor = flat
