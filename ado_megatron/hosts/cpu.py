@@ -5,6 +5,7 @@ which is enough to rehearse a cluster job (launch/cpu_smoke.sh) and to test the 
 file, and none is for real training: torch.cuda is answered by the CPU, so nothing may rely on its timings or memory.
 """
 
+import atexit
 import collections
 import contextlib
 import importlib.machinery
@@ -12,6 +13,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import time
 import types
 import typing
 
@@ -290,6 +292,9 @@ def _streams_and_memory(torch):
 
 def _distributed(torch):
     """gloo for every group that would be NCCL, and no device ids."""
+    # The hosts end right behind an all-gather of their timers. If gloo's thread comes to free it only when Python is
+    # ending already, the process aborts ("terminate called without an active exception"): let the thread come first.
+    atexit.register(time.sleep, 0.2)
     distributed = torch.distributed
     start, barrier = distributed.init_process_group, distributed.barrier
 
