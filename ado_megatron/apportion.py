@@ -27,10 +27,11 @@ make it appear.
 
 import numpy as np
 
-from ado_megatron.dense import ONE, SHIFT, dense_rows, rows_ahead
-from ado_megatron.errors import UserError
+from ado_megatron.dense import dense_rows, rows_ahead
+from ado_megatron.quota import MAX_BLOCK, ONE, SHIFT, Steps, find_steps, samples_left
 
-MAX_BLOCK = 1 << 21  # samples; keeps quotas far inside 63 bits
+__all__ = ["MAX_BLOCK", "apportion", "apportion_rows"]
+
 _CHUNK_CELLS = 1 << 16  # rows × columns laid out at a time: stays in the cache
 
 
@@ -46,101 +47,41 @@ def apportion(
     Raises ValueError for weights that are negative, not finite or all zero, and UserError when the columns that have
     weight cannot fill the block.
     """
-    step_C = _to_grid(_quota(weights_C, block_size, credit_C, remaining_C, domain_of_C), block_size)
-    quota_C = _settle(_grid_credit(credit_C), step_C, block_size)
-    counts_C, credit_C = _take(quota_C, step_C, block_size)
+    steps = find_steps(weights_C, block_size, _grid_credit(credit_C), remaining_C, domain_of_C)
+    counts_C, credit_C = _take(steps, block_size)
     return counts_C, credit_C / ONE
-
-
-def _quota(weights_C, block_size: int, credit_C, remaining_C, domain_of_C=None) -> np.ndarray:
-    """block_size × weights, changed so that no column's cumulative quota passes its cap."""
-    weights_C = np.asarray(weights_C, dtype=np.float64)
-    total = weights_C.sum()
-    if not (np.isfinite(total) and total > 0 and (weights_C >= 0).all()):
-        raise ValueError("weights must be finite and non-negative, with a positive sum")
-    quota_C = weights_C * (block_size / total)
-    if remaining_C is None:
-        return quota_C
-    bound_C = np.maximum(np.asarray(remaining_C, dtype=np.float64) - credit_C, 0.0)
-    if (quota_C <= bound_C).all():
-        return quota_C
-    whole_C, block_1 = np.zeros(len(weights_C), dtype=np.int64), np.array([float(block_size)])
-    if domain_of_C is None:
-        quota_C = _fill(weights_C, bound_C, block_1, whole_C)
-    else:
-        bound_K = np.bincount(domain_of_C, np.where(weights_C > 0, bound_C, 0.0))
-        quota_K = _fill(np.bincount(domain_of_C, weights_C), bound_K, block_1, whole_C[: len(bound_K)])
-        quota_C = _fill(weights_C, bound_C, quota_K, domain_of_C)
-    if quota_C.sum() < block_size - 1e-6:
-        raise UserError(
-            f"the domains with weight have {int(np.sum(np.asarray(remaining_C)[weights_C > 0]))} samples left under "
-            f"their caps, but a block needs {block_size}; raise --ado-max-epochs or shorten the run"
-        )
-    return quota_C
-
-
-def _fill(weights_C: np.ndarray, bound_C: np.ndarray, total_K: np.ndarray, domain_of_C: np.ndarray) -> np.ndarray:
-    """total_K of each domain in proportion to the weights in it, but to no column more than its bound (water-filling).
-
-    A domain gets less than its total where its bounds are less.
-    """
-    open_C, quota_C = weights_C > 0, np.zeros_like(weights_C)
-    while True:
-        closed_K = np.bincount(domain_of_C, np.where(open_C, 0.0, quota_C), minlength=len(total_K))
-        weight_K = np.bincount(domain_of_C, np.where(open_C, weights_C, 0.0), minlength=len(total_K))
-        level_K = np.divide(total_K - closed_K, weight_K, out=np.zeros_like(weight_K), where=weight_K > 0)
-        quota_C[open_C] = (weights_C * level_K[domain_of_C])[open_C]
-        full_C = open_C & (quota_C >= bound_C)
-        if not full_C.any():
-            return quota_C
-        quota_C[full_C] = bound_C[full_C]
-        open_C &= ~full_C
-
-
-def _to_grid(quota_C: np.ndarray, block_size: int) -> np.ndarray:
-    """Quotas as integers that sum to the block exactly; the rounding of the sum goes to the largest column."""
-    step_C = np.rint(quota_C * ONE).astype(np.int64)
-    step_C[(quota_C > 0) & (step_C == 0)] = 1  # a weight, however small, is not "no weight"
-    step_C[step_C.argmax()] += block_size * ONE - step_C.sum()
-    return step_C
 
 
 def _grid_credit(credit_C) -> np.ndarray:
     return np.rint(np.asarray(credit_C, dtype=np.float64) * ONE).astype(np.int64)
 
 
-def _settle(credit_C: np.ndarray, step_C: np.ndarray, block_size: int) -> np.ndarray:
-    """Quotas that sum to the block: what columns without weight were owed (or had too much) goes to the others."""
-    quota_C = credit_C + step_C
-    idle_C = step_C == 0
-    if idle_C.any() and int(credit_C[idle_C].sum()) > -block_size * ONE:
-        quota_C[idle_C] = 0
-    owed = block_size * ONE - int(quota_C.sum())
-    if owed:
-        gift_C = np.rint(step_C * (owed / float(block_size * ONE))).astype(np.int64)
-        gift_C[step_C.argmax()] += owed - int(gift_C.sum())
-        quota_C += gift_C
-    return quota_C
-
-
 def _fold(quota_C, part_C, step_C, ahead_C, late: int) -> None:
     """Make a block feasible in which `late` columns would miss their sample, changing the quotas as little as it can.
 
     Columns that are due and have the least to lose relative to their quota are put one unit below their next whole
-    sample; what they gave up goes to the columns that are ahead, none of which is lifted above its count.
+    sample (where those do not suffice, further samples below); what they gave up goes to the columns that are ahead,
+    none of which is lifted above its count.
     """
     loss_C = np.where(quota_C >= ONE, part_C / np.maximum(step_C, 1), np.inf)
-    givers = np.argsort(loss_C, kind="stable")[:late]
-    given = int(part_C[givers].sum()) + late
+    givers = np.argsort(loss_C, kind="stable")[: min(late, int(np.isfinite(loss_C).sum()))]
+    given = int(part_C[givers].sum()) + len(givers)
     quota_C[givers] -= part_C[givers] + 1
+    more = late - len(givers)
+    if more:
+        whole = quota_C[givers] >> SHIFT
+        back = np.clip(more - (np.cumsum(whole) - whole), 0, whole)
+        quota_C[givers] -= back << SHIFT
+        given += int(back.sum()) << SHIFT
     takers = np.flatnonzero(ahead_C)
     room = -quota_C[takers]
     quota_C[takers] += np.clip(given - (np.cumsum(room) - room), 0, room)
 
 
-def _take(quota_C: np.ndarray, step_C: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Counts and new credit (grid units) from this block's quotas, which sum to the block."""
-    ahead = rows_ahead(step_C)
+def _take(steps: Steps, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Counts and new credit (grid units) from the quotas of this block, which sum to it."""
+    step_C, quota_C = steps.step_C, steps.credit_C + steps.step_C
+    ahead = rows_ahead(step_C) if steps.steady else 0
     if ahead:
         counts_HxC, good = dense_rows(quota_C, step_C, ahead)
         if good == ahead:
@@ -220,14 +161,14 @@ def apportion_rows(
 
 def _dense_rows(weights_C, block_size: int, counts_SxC, credit_C, remaining_C) -> tuple[int, np.ndarray]:
     """Fill in as many rows as the dense rule lays out; their number (0: the next needs `apportion`) and the credit."""
-    step_C = _to_grid(_quota(weights_C, block_size, credit_C, remaining_C), block_size)
-    ahead, num_rows = rows_ahead(step_C), len(counts_SxC)
+    steps = find_steps(weights_C, block_size, _grid_credit(credit_C), remaining_C)
+    step_C, quota_C = steps.step_C, steps.credit_C + steps.step_C
+    ahead, num_rows = rows_ahead(step_C) if steps.steady else 0, len(counts_SxC)
     if remaining_C is not None:
-        bound_C = (remaining_C - credit_C)[step_C > 0] / (step_C[step_C > 0] / ONE)
+        bound_C = ((samples_left(remaining_C) << SHIFT) - steps.credit_C)[step_C > 0] // step_C[step_C > 0]
         num_rows = min(num_rows, int(bound_C.min()))
     if not ahead or num_rows < 2:
         return 0, credit_C
-    quota_C = _settle(_grid_credit(credit_C), step_C, block_size)
     chunk, row, starts = max(32, _CHUNK_CELLS // len(step_C)), 0, []
     while row < num_rows + ahead - 1:
         starts.append((row, quota_C))

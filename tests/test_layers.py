@@ -15,7 +15,7 @@ ROWS = [
      "report_table"],
     ["mixer"],
     ["planner", "recorder", "refits", "resume", "metrics", "checkpoint", "comm", "fitter"],
-    ["meter", "dataset", "draw_log", "audit", "schedule", "table", "apportion", "dense", "supply", "domains",
+    ["meter", "dataset", "draw_log", "audit", "schedule", "table", "apportion", "dense", "quota", "supply", "domains",
      "static_blend"],
     ["replay", "replay_plot", "trace", "report_data", "corpora", "encode", "domain_writer", "tokenizer",
      "documents", "arguments", "scaling_law", "law_solver", "law_error", "law_starts", "policy", "simplex", "history",

@@ -207,6 +207,45 @@ def test_a_column_without_weight_gets_nothing_and_leaves_nothing_owed():
     assert credit_C[1] == 0 and np.abs(credit_C).max() < 1
 
 
+@given(
+    seed=st.integers(0, 10**6), columns=st.integers(2, 60), block=st.sampled_from([1, 2, 8, 33, 256, 2048]),
+    shape=st.sampled_from([0.2, 1, 50]), capped=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=150)
+def test_columns_may_come_and_go_as_they_like(seed, columns, block, shape, capped):
+    """Weights that are zero in some blocks, one column above all others, tiny ones; with caps or without."""
+    rng, credit_C = np.random.default_rng(seed), np.zeros(columns)
+    caps_C = rng.integers(0, 4 * block, columns) if capped else np.full(columns, 1 << 62)
+    for _ in range(30):
+        weights_C = rng.dirichlet(np.full(columns, shape)) + 1e-9
+        weights_C[rng.random(columns) < rng.random()] = 0
+        weights_C[rng.integers(columns)] = rng.choice([1e-4, 1, 1e4])
+        left = int(np.minimum(caps_C, 2 * block)[weights_C > 0].sum())
+        if left < block:
+            with pytest.raises(UserError, match=f"have {caps_C[weights_C > 0].sum()} samples left"):
+                apportion(weights_C, block, credit_C, caps_C)
+            continue
+        counts_C, credit_C = apportion(weights_C, block, credit_C, caps_C)
+        caps_C = caps_C - counts_C
+        assert counts_C.sum() == block and counts_C.min() >= 0 and caps_C.min() >= 0
+        assert np.abs(credit_C).max() < 1 and abs(credit_C.sum()) < TIE
+
+
+def test_what_a_column_was_owed_when_it_went_takes_no_other_past_its_cap():
+    _, credit_C = apportion_rows([9, 8, 8, 9, 5], 2, 3, np.zeros(5))
+    assert credit_C[1:4].min() > 0.2
+    counts_C, _ = apportion([3, 0, 0, 0, 8], 2, credit_C, [100, 100, 100, 100, 1])
+    assert counts_C.tolist() == [1, 0, 0, 0, 1]
+
+
+def test_the_last_sample_under_a_cap_is_given_whatever_the_credit():
+    counts_C, credit_C = apportion([1, 1], 1, np.zeros(2))
+    assert counts_C.tolist() == [1, 0] and credit_C.tolist() == [-0.5, 0.5]
+    assert apportion([0, 1], 1, credit_C, [5, 1])[0].tolist() == [0, 1]
+    with pytest.raises(UserError, match="have 0 samples left"):
+        apportion([0, 1], 1, credit_C, [5, 0])
+
+
 @pytest.mark.parametrize("weights", [[0, 0], [-1, 2], [np.nan, 1], [np.inf, 1]])
 def test_weights_that_are_none_are_refused(weights):
     with pytest.raises(ValueError, match="weights must be"):
