@@ -83,17 +83,24 @@ class World:
         return value
 
     def from_zero(self, compute: Callable[[], Any]) -> Any:
-        """What `compute` returns on rank zero, the only one that runs it; its UserError is raised on every rank."""
-        value = problem = None
+        """What `compute` returns on rank zero, the only one that runs it; its exception ends every rank.
+
+        A UserError is raised as such everywhere; of any other the other ranks know the text (RuntimeError).
+        """
+        value = caught = None
         if self.is_zero:
             try:
                 value = compute()
-            except UserError as error:
-                problem = str(error)
-        value, problem = self.broadcast((value, problem))
-        if problem is not None:
-            raise UserError(problem)
-        return value
+            except Exception as error:  # noqa: BLE001 - the others wait in the broadcast
+                caught = error
+        told = caught and (isinstance(caught, UserError), f"{type(caught).__name__} on rank 0: {caught}", str(caught))
+        value, told = self.broadcast((value, told))
+        if told is None:
+            return value
+        if caught is not None:
+            raise caught
+        by_user, text, sentence = told
+        raise UserError(sentence) if by_user else RuntimeError(text)
 
     def gather_int64(self, value: int) -> list[int]:
         """Every rank's 64-bit integer, in rank order, on every rank."""

@@ -75,12 +75,13 @@ class AdaptiveBlend(torch.utils.data.Dataset):
     def __getitem__(self, i: int):
         """Sample i of the run. Waits for its block to be planned; IndexError outside the run."""
         first, samples, columns, sample_n, column_n, key_n = self._whole
+        i = i if type(i) is int else operator.index(i)
         slot = i - first
         if 0 <= slot < len(samples):
             item = self.datasets[columns[slot]][samples[slot]]
             column, key, sample = column_n[slot], key_n[slot], sample_n[slot]  # int64 values, as items carry them
         else:
-            column, key, sample = self._look_up(operator.index(i))
+            column, key, sample = self._look_up(i)
             item = self.datasets[int(column)][int(sample)]
         if isinstance(item, dict):  # Megatron's items, without a second look at what a mapping is
             return {**item, self.host_key: column, "ado_key": key, "ado_sample": sample}

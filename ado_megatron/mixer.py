@@ -69,8 +69,6 @@ class Mixer:
             fit_lag = self.lead - 2 + max(1, config.refit_interval // 20)
         self.refits = Refits(self.config, fit_lag, self.lead)
         self.caps_C = caps_from_config(config, domains)
-        if self.caps_C is not None and not config.off:
-            check_supply(domains, self.caps_C, self.num_blocks * block_size)
         self.schedule = Schedule(
             domains.lengths_C if pass_C is None else pass_C, block_size, self.num_blocks, config.seed,
             stream_id_C=domains.stream_id_C, in_order=in_order,
@@ -119,6 +117,7 @@ class Mixer:
             self.schedule.load_state_dict(state["schedule"])
             if not self.world.is_zero:
                 self.refits.restore(state["next_cut"], [(block, at, None) for block, at in state["cycles"]])
+        self.world.from_zero(self._check_supply)
         if self.world.is_zero:
             self.recorder.metrics.start(step)
         self._publish()
@@ -131,6 +130,12 @@ class Mixer:
                 lengths_C=self.schedule.length_C, start_C=self.schedule.cumulative(consumed_samples),
                 world_size=self.world.size, **self._place,
             )  # fmt: skip
+
+    def _check_supply(self) -> None:
+        """Rank zero: UserError if the rest of the run cannot be fed under the caps."""
+        spans = self.planner.policy.spans(self.schedule.planned, self.num_blocks)
+        samples = [(weights_K, blocks * self.block_size) for weights_K, blocks in spans]
+        check_supply(self.domains, self.caps_C, samples, self.planner.laid_out_C)
 
     def _say_forecast(self) -> None:
         """How often each domain will have been read at the end under the present weights, and when one runs out."""
@@ -257,7 +262,7 @@ class Mixer:
         first, stop = self.schedule.planned, min(self.refits.horizon, self.num_blocks)
         if stop <= first:
             return
-        rows_SxC = self.world.broadcast(self.planner.plan(stop - first) if self.world.is_zero else None)
+        rows_SxC = self.world.from_zero(lambda: self.planner.plan(stop - first))
         self.schedule.publish(first, rows_SxC)
         digest_S = np.array([self.schedule.row_digest(b) for b in range(first, stop)], dtype=np.int64)
         self.world.require_same_rows(first, digest_S)

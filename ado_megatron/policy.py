@@ -11,6 +11,7 @@ these two methods in a file of its own, and one more line in `make_policy`.
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
 from dataclasses import dataclass
@@ -58,6 +59,10 @@ class AdoPolicy:
     def _warm_up_weights(self):
         on_policy = self.config.clip_target in ("policy", "both")
         return self._clip(self.prior_K) if self.config.clip_prior and on_policy else self.prior_K
+
+    def spans(self, first: int, stop: int) -> list[tuple[np.ndarray, int]]:
+        """What is known of the weights of the blocks first … stop − 1: (weights_K, number of blocks), in order."""
+        return [(self.prior_K, stop - first)]
 
     def step(self, state: PolicyState, laws, counts_K) -> PolicyState:
         """Advances over one block that was laid out with `counts_K` samples; `laws` are those in force after it.
@@ -128,6 +133,10 @@ class StaticPolicy:
     def initial_state(self) -> PolicyState:
         return _state_at(self.prior_K, self.prior_K)
 
+    def spans(self, first: int, stop: int) -> list[tuple[np.ndarray, int]]:
+        """As of AdoPolicy."""
+        return [(self.prior_K, stop - first)]
+
     def step(self, state: PolicyState, laws, counts_K) -> PolicyState:
         samples_K = state.samples_K + np.asarray(counts_K, np.int64)
         return dataclasses.replace(state, step=state.step + 1, samples_K=samples_K, weights_K=self.prior_K)
@@ -148,6 +157,11 @@ class StagesPolicy:
 
     def initial_state(self) -> PolicyState:
         return _state_at(self._weights(0), self.prior_K)
+
+    def spans(self, first: int, stop: int) -> list[tuple[np.ndarray, int]]:
+        """As of AdoPolicy; here all is known."""
+        begins = [first, *(block for block, _ in self.stages if first < block < stop), stop]
+        return [(self._weights(begin), end - begin) for begin, end in itertools.pairwise(begins)]
 
     def step(self, state: PolicyState, laws, counts_K) -> PolicyState:
         samples_K = state.samples_K + np.asarray(counts_K, np.int64)

@@ -28,8 +28,8 @@ class Recorder:
         self._groups = StepGroups(len(domains.names_K), config.log_interval)
         header = {
             "domains": list(domains.names_K), "prior_K": domains.prior_K, "columns": list(domains.prefixes_C),
-            "lengths_C": domains.lengths_C, "domain_of_C": domains.domain_of_C, "caps_C": planner.caps_C,
-            "block_size": planner.block_size,
+            "lengths_C": domains.lengths_C, "domain_of_C": domains.domain_of_C, "share_C": domains.share_C,
+            "caps_C": planner.caps_C, "block_size": planner.block_size,
             "num_blocks": schedule.num_blocks, "config": config.to_dict(),
         }  # fmt: skip
         self.metrics = MetricsWriter(path, header)

@@ -57,7 +57,8 @@ class Laws:
 class Supply:
     """What each domain has: samples of one epoch, drawn so far, the most that may be drawn (None: no caps at all).
 
-    samples_left: of the whole run. block_size: samples of a step.
+    Prefixes without a share do not count. samples_left: of the whole run. block_size: samples of a step, under a batch
+    ramp of the last ones.
     """
 
     length_K: np.ndarray
@@ -80,7 +81,6 @@ class Run:
     tokens_SxK: np.ndarray
     loss_SxK: np.ndarray
     weights_SxK: np.ndarray
-    epochs_K: np.ndarray
     supply: Supply
     fits: list[Fit]
     validation_step_V: np.ndarray
@@ -188,7 +188,6 @@ def _run(path: Path, header: dict, steps: list[dict], records: list[dict]) -> Ru
         tokens_SxK=_floats([r["tokens_K"] for r in steps]).reshape(-1, num),
         loss_SxK=_floats([r["loss_K"] for r in steps]).reshape(-1, num),
         weights_SxK=_floats([r["weights_K"] for r in steps]).reshape(-1, num),
-        epochs_K=_epochs_by_domain(header, _floats(steps[-1]["epochs_C"])),
         supply=_supply(header, steps[-1]),
         fits=[_fit(r, num) for r in records if r["type"] == "fit"],
         validation_step_V=np.array([r["step"] for r in validations], dtype=int),
@@ -204,22 +203,15 @@ def _floats(values) -> np.ndarray:
 
 def _supply(header: dict, last: dict) -> Supply:
     domain_of_C, lengths_C = np.array(header["domain_of_C"], dtype=int), _floats(header["lengths_C"])
+    lengths_C = np.where(_floats(header.get("share_C", lengths_C)) > 0, lengths_C, 0.0)
     caps_C = header.get("caps_C")
     return Supply(
         length_K=np.bincount(domain_of_C, lengths_C),
-        drawn_K=np.bincount(domain_of_C, lengths_C * _floats(last["epochs_C"])),
-        cap_K=None if caps_C is None else np.bincount(domain_of_C, _floats(caps_C)),
+        drawn_K=np.bincount(domain_of_C, np.rint(lengths_C * _floats(last["epochs_C"]))),
+        cap_K=None if caps_C is None else np.bincount(domain_of_C, np.where(lengths_C > 0, _floats(caps_C), 0.0)),
         samples_left=max(header["num_blocks"] * header["block_size"] - last["consumed_samples"], 0),
         block_size=header["block_size"],
     )
-
-
-def _epochs_by_domain(header: dict, epochs_C: np.ndarray) -> np.ndarray:
-    """The most that any column of the domain was gone through."""
-    domain_of_C = np.array(header.get("domain_of_C", np.arange(len(epochs_C))), dtype=int)
-    epochs_K = np.zeros(len(header["domains"]))
-    np.maximum.at(epochs_K, domain_of_C, epochs_C)
-    return epochs_K
 
 
 def _fit(record: dict, num: int) -> Fit:

@@ -39,22 +39,23 @@ def forecast_K(run: Run) -> np.ndarray:
     return Laws.given(run.laws().law_Kx3).loss(2.0 * run.n_SxK[-1])
 
 
-def runs_out_at(run: Run) -> list[str]:
-    """After which step each domain is at its cap if the weights stay, or a dash: not within the run."""
+def supply_columns(run: Run) -> list[tuple[str, list[str]]]:
+    """Epochs so far; how many there will be at the end and, under caps, after which step a domain is at its cap, if the
+    weights stay (a dash: not within the run)."""
     supply = run.supply
+    epochs_K = supply.drawn_K / np.maximum(supply.length_K, 1)
+    table = [("epochs", [f"{epochs:.2f}" for epochs in epochs_K])]
     result = forecast(run.weights_SxK[-1], supply.length_K, supply.drawn_K, supply.samples_left, supply.cap_K)
-    after_K = run.step_S[-1] + np.ceil(result.runs_out_C / supply.block_size)
-    return [
-        f"{int(after):,}" if out <= supply.samples_left else "–"
-        for after, out in zip(after_K, result.runs_out_C, strict=True)
-    ]
-
-
-def epochs_at_end_K(run: Run) -> np.ndarray:
-    """How often each domain will have been gone through when the run ends, if the weights stay."""
-    supply = run.supply
-    arguments = supply.length_K, supply.drawn_K, supply.samples_left, supply.cap_K
-    return forecast(run.weights_SxK[-1], *arguments).epochs_C
+    if supply.samples_left:
+        table.append(("at end", [f"{epochs:.2f}" for epochs in result.epochs_C]))
+    if supply.cap_K is not None:
+        after_K = run.step_S[-1] + np.ceil(result.runs_out_C / supply.block_size)
+        words = [
+            "–" if out > supply.samples_left else f"{int(after):,}" if out > 0 else "at its cap"
+            for after, out in zip(after_K, result.runs_out_C, strict=True)
+        ]
+        table.append(("runs out", words))
+    return table
 
 
 def columns(run: Run) -> list[tuple[str, list[str]]]:
@@ -67,9 +68,7 @@ def columns(run: Run) -> list[tuple[str, list[str]]]:
     table = [
         ("domain", run.names_K),
         ("tokens", numbers(run.tokens_SxK.sum(0), ",.0f")),
-        ("epochs", numbers(run.epochs_K, ".2f")),
-        *([("at end", numbers(epochs_at_end_K(run), ".2f"))] if run.supply.samples_left else []),
-        *([("runs out", runs_out_at(run))] if run.supply.cap_K is not None else []),
+        *supply_columns(run),
         ("prior", numbers(run.prior_K, ".2%")),
         ("weight now", numbers(run.weights_SxK[-1], ".2%")),
         ("loss first", numbers(first_K, ".3f")),

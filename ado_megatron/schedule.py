@@ -106,13 +106,11 @@ class Schedule:
         """Samples of the whole run."""
         return self.num_blocks * self.block_size
 
-    def room(self, consumed_samples: int) -> int:
-        """Rows that may be published now without evicting one that a reader past `consumed_samples` may need."""
-        return consumed_samples // self.block_size + self.table.capacity - self.planned
-
     def publish(self, first_block: int, counts_SxC) -> None:
         """Append rows; every rank publishes the same ones. first_block must be `planned`, each row sum to the block."""
         counts_SxC = np.atleast_2d(np.asarray(counts_SxC))
+        if counts_SxC.dtype.kind not in "iu" or counts_SxC.shape[1] != len(self.length_C):
+            raise ValueError(f"rows hold integers, one for each of {len(self.length_C)} columns")
         if first_block != self.planned:
             raise ValueError(f"rows must be published in order: block {self.planned} is next, not {first_block}")
         if first_block + len(counts_SxC) > self.num_blocks:
@@ -143,7 +141,7 @@ class Schedule:
         return block.column_list[slot], block.sample(slot)
 
     def whole_block(self, i: int) -> tuple[int, np.ndarray, np.ndarray] | None:
-        """(index of the first sample, column_n, sample_n) of the block of sample i, or None: not worth it.
+        """(index of the first sample, column_n (uint16), sample_n) of the block of sample i, or None: not worth it.
 
         Worth it if this process has read a part of the block, or most likely will: then all of it is laid out at once.
         """

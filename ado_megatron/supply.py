@@ -1,8 +1,9 @@
 """How often data may be repeated, and when it runs out.
 
-Caps are samples: epochs × length. Under weights that stay as they are and caps that bind, columns at their cap drop out
-and the others take over in proportion, so all columns are exhausted in the order of remaining / weight, and column k
-reaches its cap after Σ_c min(remaining_c, w_c · remaining_k / w_k) samples of the run.
+Caps are samples: epochs × length. Inside a domain the other prefixes take over from one at its cap; a domain at its
+cap drops out, and the others take over in proportion. So under weights that stay as they are all domains are exhausted
+in the order of remaining / weight, and domain k reaches its cap after Σ_c min(remaining_c, w_c · remaining_k / w_k)
+samples of the run. (`forecast` says columns: it holds for whatever hands over in proportion.)
 
 Legend: K domains, C columns.
 """
@@ -56,24 +57,53 @@ def caps_from_config(config: AdoConfig, domains: Domains) -> np.ndarray | None:
     return np.where(np.isfinite(epochs_C), np.floor(caps_C).astype(np.int64), UNLIMITED)
 
 
-def check_supply(domains: Domains, caps_C: np.ndarray | None, total_samples: int) -> None:
-    """UserError with supply, need and the caps that would do, when the run cannot be fed under its caps.
+def check_supply(domains: Domains, caps_C: np.ndarray | None, spans, drawn_C=None) -> None:
+    """UserError with supply, need and the caps that would do, when the rest of the run cannot be fed under its caps.
 
-    Columns without weight in the prior do not count: nothing is drawn from them.
+    spans: [(weights_K, samples), …], what is known of the weights to come. drawn_C: samples of each column before.
+    Columns without weight do not count: nothing is drawn from them.
     """
     if caps_C is None:
         return
-    drawn_C = domains.weights_C(domains.prior_K) > 0
-    supply = sum(int(cap) for cap in caps_C[drawn_C])
-    if supply >= total_samples:
-        return
-    epoch = int(domains.lengths_C[drawn_C].sum())
-    enough = np.ceil(total_samples / epoch * 100) / 100
-    raise UserError(
-        f"the run needs {total_samples:,} samples but its {int(drawn_C.sum())} prefixes supply {supply:,} under "
+    length_K, cap_K = supply_by_domain(domains.domain_of_C, domains.share_C, domains.lengths_C, caps_C)
+    drawn_K = np.zeros(len(length_K)) if drawn_C is None else by_drawn(domains, drawn_C)
+    for weights_K, samples in spans:
+        result = forecast(weights_K, length_K, drawn_K, samples, cap_K)
+        if result.short:
+            raise UserError(_shortage(domains, np.asarray(weights_K), length_K, cap_K, drawn_K, samples))
+        drawn_K = result.drawn_C
+
+
+def _shortage(domains: Domains, weights_K, length_K, cap_K, drawn_K, need: int) -> str:
+    feeds_K = weights_K > 0
+    prefixes = int((feeds_K[domains.domain_of_C] & (domains.share_C > 0)).sum())
+    supply = int(np.maximum(cap_K - drawn_K, 0)[feeds_K].sum())
+    if drawn_K.any():
+        return (
+            f"the run needs {need:,} more samples with the weights that it then has, but their {prefixes} prefixes "
+            f"have {supply:,} left under --ado-max-epochs; raise it, or end the run {need - supply:,} samples earlier"
+        )
+    epoch = int(length_K[feeds_K].sum())
+    enough = np.ceil(need / epoch * 100) / 100
+    return (
+        f"the run needs {need:,} samples but its {prefixes} prefixes supply {supply:,} under "
         f"--ado-max-epochs (one epoch of all is {epoch:,}); {enough:g} epochs for all would do, or the present caps "
-        f"times {total_samples / max(supply, 1):.3g}, or a run of at most {supply:,} samples"
+        f"times {need / max(supply, 1):.3g}, or a run of at most {supply:,} samples"
     )
+
+
+def supply_by_domain(domain_of_C, share_C, lengths_C, caps_C) -> tuple[np.ndarray, np.ndarray | None]:
+    """(length_K, cap_K): samples of an epoch and the most that may be drawn, of the prefixes with a share (float64)."""
+    drawn_C = np.asarray(share_C) > 0
+    length_K = np.bincount(domain_of_C, np.where(drawn_C, lengths_C, 0))
+    if caps_C is None:
+        return length_K, None
+    return length_K, np.bincount(domain_of_C, np.where(drawn_C, np.asarray(caps_C, dtype=np.float64), 0.0))
+
+
+def by_drawn(domains: Domains, drawn_C) -> np.ndarray:
+    """Samples drawn of each domain, of the prefixes with a share."""
+    return np.bincount(domains.domain_of_C, np.where(domains.share_C > 0, drawn_C, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +145,8 @@ def forecast(weights_C, lengths_C, drawn_C, samples_left: float, caps_C=None) ->
     more_C = np.minimum(remaining_C, weights_C * v) if np.isfinite(v) else np.where(weights_C > 0, remaining_C, 0.0)
     after_C = drawn_C + more_C
     short = samples_left - float(more_C.sum())
-    return Forecast(runs_out_C, after_C, after_C / np.asarray(lengths_C), short if short > 1e-6 * samples_left else 0.0)
+    epochs_C = after_C / np.maximum(np.asarray(lengths_C), 1)
+    return Forecast(runs_out_C, after_C, epochs_C, short if short > 0.5 else 0.0)
 
 
 def _virtual_end(sorted_end, given, sorted_weight, out_at, samples_left: float) -> float:
@@ -129,11 +160,12 @@ def _virtual_end(sorted_end, given, sorted_weight, out_at, samples_left: float) 
 def forecast_lines(domains: Domains, weights_K, drawn_C, samples_left: float, caps_C=None) -> list[str]:
     """One line a domain: its epochs at the end of the run and, under a cap, when it runs out. For logs and the
     report."""
-    of = domains.by_domain  # a domain runs out when the last of its prefixes does
-    caps_K = None if caps_C is None else np.bincount(domains.domain_of_C, caps_C.astype(np.float64))
-    result = forecast(weights_K, of(domains.lengths_C), of(drawn_C), samples_left, caps_K)
+    length_K, cap_K = supply_by_domain(domains.domain_of_C, domains.share_C, domains.lengths_C, caps_C)
+    result = forecast(weights_K, length_K, by_drawn(domains, drawn_C), samples_left, cap_K)
     lines = []
     for name, epochs, last in zip(domains.names_K, result.epochs_C, result.runs_out_C, strict=True):
-        when = f"runs out after {int(last):,} more samples of the run" if last <= samples_left else "does not run out"
+        when = "is at its cap" if last <= 0 else "does not run out"
+        if 0 < last <= samples_left:
+            when = f"runs out after {int(last):,} more samples of the run"
         lines.append(f"{name}: {epochs:.2f} epochs at the end of the run; {when}")
     return lines

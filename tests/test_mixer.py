@@ -265,7 +265,7 @@ def test_caps_hold_and_the_others_take_over(tmp_path):
     counts = np.bincount([c for c, _ in run.stream], minlength=3)
     assert counts[2] == 70 and counts[1] <= 300 and counts.sum() == 80 * 16
     with pytest.raises(UserError, match="needs 3,200 samples"):
-        Run(tmp_path, config(max_epochs="2"), steps=200)
+        Run(tmp_path, config(max_epochs="2"), steps=200).start()
 
 
 def test_the_start_says_how_often_each_domain_will_be_read(tmp_path):

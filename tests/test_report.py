@@ -144,15 +144,18 @@ def test_thinning_keeps_every_sum_and_the_end(run, most):
     np.testing.assert_allclose(token_mean(thin.loss_SxK, thin.tokens_SxK), everywhere, rtol=1e-12)
 
 
-def test_columns_of_one_domain_show_the_most_epochs_of_any(tmp_path):
+def test_epochs_of_a_group_are_of_its_prefixes_with_a_share_together(tmp_path):
     records = make_run(tmp_path, steps=20, names=["a", "b"], prior=np.array([0.5, 0.5]), adaptive=False)
-    records[0] |= {"domain_of_C": [0, 1, 0], "lengths_C": [100, 200, 10]}
+    records[0] |= {"domain_of_C": [0, 1, 0, 1], "lengths_C": [100, 200, 10, 500], "share_C": [0.9, 1, 0.1, 0]}
+    records[0] |= {"caps_C": [25, 1000, 30, 500], "num_blocks": 100}
     for record in steps_of(records):
-        record["epochs_C"] = [0.25, 0.5, 3.0]
+        record["epochs_C"] = [0.25, 0.5, 3.0, 0.0]
     (tmp_path / "ado" / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     made = read_run(tmp_path)
-    assert made.epochs_K.tolist() == [3.0, 0.5]
     assert made.supply.drawn_K.tolist() == [55, 100] and made.supply.length_K.tolist() == [110, 200]
+    assert made.supply.cap_K.tolist() == [55, 1000]
+    table = dict(report.columns(made))
+    assert table["epochs"] == ["0.50", "0.50"] and table["runs out"][0] == "at its cap"
 
 
 class Page(html.parser.HTMLParser):

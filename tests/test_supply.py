@@ -39,20 +39,48 @@ def test_caps_are_whole_samples_and_unlimited_without_a_word():
 
 def test_a_run_that_cannot_be_fed_says_so_with_supply_need_and_what_would_do():
     caps_C = caps_from_config(AdoConfig(max_epochs="2"), DOMAINS)
-    check_supply(DOMAINS, caps_C, 300)
-    check_supply(DOMAINS, None, 10**12)
+    check_supply(DOMAINS, caps_C, [(DOMAINS.prior_K, 300)])
+    check_supply(DOMAINS, None, [(DOMAINS.prior_K, 10**12)])
     with pytest.raises(UserError) as caught:
-        check_supply(DOMAINS, caps_C, 301)
+        check_supply(DOMAINS, caps_C, [(DOMAINS.prior_K, 301)])
     for number in ("needs 301 samples", "supply 300", "one epoch of all is 150", "2.01 epochs for all would do"):
         assert number in str(caught.value)
     fixed = caps_from_config(AdoConfig(max_epochs="2.01"), DOMAINS)
-    check_supply(DOMAINS, fixed, 301)
+    check_supply(DOMAINS, fixed, [(DOMAINS.prior_K, 301)])
 
 
 def test_a_domain_without_weight_supplies_nothing():
     domains = Domains.build(["/d/wiki", "/d/code"], [1, 0], [100, 900], AdoConfig())
     with pytest.raises(UserError, match="its 1 prefixes supply 100"):
-        check_supply(domains, np.array([100, 900]), 101)
+        check_supply(domains, np.array([100, 900]), [(domains.prior_K, 101)])
+
+
+def test_what_was_drawn_and_what_later_stages_need_counts():
+    """Caps 200, 60, 40; 150 wiki are gone. 50 wiki, 60 code and 40 law are left: 150, but 100 after wiki leaves."""
+    caps_C, drawn_C = caps_from_config(AdoConfig(max_epochs="2"), DOMAINS), np.array([150, 0, 0])
+    check_supply(DOMAINS, caps_C, [(DOMAINS.prior_K, 150)], drawn_C)
+    with pytest.raises(UserError, match="needs 151 more samples.* 3 prefixes have 150 left .* 1 samples earlier"):
+        check_supply(DOMAINS, caps_C, [(DOMAINS.prior_K, 151)], drawn_C)
+    without_wiki = (np.array([0, 0.5, 0.5]), 90)
+    check_supply(DOMAINS, caps_C, [(np.array([1, 0, 0]), 50), without_wiki], drawn_C)
+    with pytest.raises(UserError, match="needs 90 more samples.* 2 prefixes have 80 left"):
+        check_supply(DOMAINS, caps_C, [(np.array([0.5, 0.5, 0]), 40), without_wiki], drawn_C)
+    with pytest.raises(UserError, match="needs 51 more"):
+        check_supply(DOMAINS, caps_C, [(np.array([1, 0, 0]), 51), without_wiki], drawn_C)
+
+
+def test_a_prefix_without_a_share_is_no_supply(tmp_path):
+    """Of `text` only wiki is drawn; its 100 samples are gone after 200 of the run."""
+    path = tmp_path / "groups.json"
+    path.write_text('{"text": ["wiki", "law"], "code": "code"}')
+    conf = AdoConfig(groups=str(path), max_epochs="text=1")
+    domains = Domains.build(["/d/wiki", "/d/code", "/d/law"], [3, 3, 0], [100, 3000, 900], conf)
+    lines = forecast_lines(domains, domains.prior_K, np.zeros(3, dtype=np.int64), 300, caps_from_config(conf, domains))
+    assert lines[0] == "text: 1.00 epochs at the end of the run; runs out after 200 more samples of the run"
+    drawn_C = np.array([100, 100, 0])
+    assert "text: 1.00 epochs at the end of the run; is at its cap" in forecast_lines(
+        domains, domains.prior_K, drawn_C, 100, caps_from_config(conf, domains)
+    )
 
 
 @given(seed=st.integers(0, 10**6), columns=st.integers(1, 12), rows=st.integers(1, 120))

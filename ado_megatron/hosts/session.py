@@ -169,15 +169,18 @@ class Session:
         if blend is None:
             self.refuse("the host built no blended train dataset, so there is no mixture to adapt")
             return
+        config = self.config
+        if config.shadow:  # a host's own blend knows no caps, and the rows that ours would lay out are not read
+            config = dataclasses.replace(config, max_epochs=None)
         lengths_C = np.asarray(blend.lengths, dtype=np.int64)
-        domains = Domains.build(blend.prefixes, blend.weights, lengths_C, self.config)
-        mixer = Mixer(
-            self.config, domains, total_samples=facts.total_samples, block_size=facts.block_size, world=world,
-            run_dir=facts.save or facts.tensorboard or ".", num_workers=facts.num_workers,
-            prefetch_factor=PREFETCH_FACTOR, micro_batch=facts.micro_batch, dp=facts.dp, pass_C=blend.passes,
-            in_order=True, origin=blend.origin, log=say,
-        )  # fmt: skip
         try:
+            domains = world.from_zero(lambda: Domains.build(blend.prefixes, blend.weights, lengths_C, config))
+            mixer = Mixer(
+                config, domains, total_samples=facts.total_samples, block_size=facts.block_size, world=world,
+                run_dir=facts.save or facts.tensorboard or ".", num_workers=facts.num_workers,
+                prefetch_factor=PREFETCH_FACTOR, micro_batch=facts.micro_batch, dp=facts.dp, pass_C=blend.passes,
+                in_order=True, origin=blend.origin, log=say,
+            )  # fmt: skip
             self._start(mixer, world, facts)
         except UserError as error:
             self.refuse(str(error))

@@ -33,6 +33,6 @@ def check_mixture(data: DataSpec, options: TrainerOptions, config: AdoConfig) ->
         )
     domains = make_domains(data, options, config)
     caps_C = caps_from_config(config, domains)
-    if caps_C is not None and not config.off:
+    if caps_C is not None and not config.off and not options.resume:  # the mixer knows what a resumed run has drawn
         blocks = -(-StepPlan(options).total_samples // options.global_batch)
-        check_supply(domains, caps_C, blocks * options.global_batch)
+        check_supply(domains, caps_C, [(domains.prior_K, blocks * options.global_batch)])
