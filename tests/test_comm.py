@@ -7,7 +7,7 @@ import torch.distributed as dist
 from ranks import run_ranks
 
 from ado_megatron.comm import World, digest64
-from ado_megatron.errors import RanksDisagree
+from ado_megatron.errors import RanksDisagree, UserError
 
 
 def test_a_world_of_one_needs_no_process_group():
@@ -50,6 +50,27 @@ def _another_seed(rank):
     with pytest.raises(RanksDisagree, match=r"rank 2 started with another --ado-seed than rank 0 \(7 against 1\)"):
         world.require_same(facts)
     world.require_same({"data": "d41d"})
+
+
+def _from_zero(rank):
+    world = World.detect(contributes=True)
+    assert world.from_zero(lambda: world.rank + 7) == 7
+    for error, seen, words in (
+        (UserError("raise the cap"), UserError, "^raise the cap$"),
+        (ValueError("no weights"), ValueError if rank == 0 else RuntimeError, "no weights"),
+    ):
+
+        def fail(error=error):
+            assert world.is_zero, "only rank zero computes"
+            raise error
+
+        with pytest.raises(seen, match=words):
+            world.from_zero(fail)
+    assert world.gather_int64(rank) == [0, 1]  # nobody is left behind in a collective
+
+
+def test_what_rank_zero_fails_at_ends_every_rank():
+    run_ranks(_from_zero, 2)
 
 
 def test_a_rank_with_another_option_is_named_on_every_rank():
