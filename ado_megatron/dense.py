@@ -12,7 +12,7 @@ import numpy as np
 
 SHIFT = 40
 ONE = 1 << SHIFT  # a sample
-_LOOK_AHEAD = 32
+_LOOK_AHEAD = 16
 _KEY_BITS = 17  # of a remainder, above 15 bits of the column's number
 _KEY_ONE = 1 << _KEY_BITS
 
