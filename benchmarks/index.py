@@ -4,7 +4,8 @@
 
 1. From given weights, the same for all blocks, to the first sample that a loader can read: apportion the rows, publish
    them in shared memory, read. Against building theirs for the same number of samples in memory (their file writes
-   and loads are left out). Weights are drawn from Dirichlet distributions: 100 (nearly equal), 1 and 0.3 (many rare domains).
+   and loads are left out), best of each. Weights are drawn from Dirichlet distributions: 100 (nearly equal), 1 and 0.3
+   (many rare domains).
 2. Discrepancy at block boundaries: the largest |count − weight × samples| over all boundaries and domains.
 3. Memory of the table for 60,000 blocks of 2,048 samples, against their 10 bytes a sample.
 4. A batch of 256 reads through AdaptiveBlend, against BlendedDataset, over the same megatron-core GPTDatasets.
