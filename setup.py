@@ -35,6 +35,7 @@ setup(
         # `ado-megatron doctor` tells them apart.
         "sentencepiece>=0.2.0,<0.3",
         "tqdm>=4.66,<5",
+        "PyYAML>=6.0,<7",
         "pybind11>=2.12,<4",  # megatron-core compiles its index helpers with it where its wheel has none
         "setuptools>=70,<81",  # torch's extension builder still imports it
         "zstandard>=0.22,<0.26",

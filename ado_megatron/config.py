@@ -48,7 +48,7 @@ class AdoConfig:
                                   "laws; 0 is synchronous; default: the lead plus a small reserve", kind=int, low=0)
     seed: int = _option(1234, "seed of the sample order", low=0)
     max_epochs: str | None = _option(None, "cap on epochs, for all (4) or by domain (4,wiki=2)", kind=str)
-    groups: str | None = _option(None, "JSON file that groups prefixes into domains", kind=str)
+    groups: str | None = _option(None, "YAML or JSON file: domain → its prefixes or globs", kind=str)
     shadow: bool = _option(False, "measure and fit, but keep the prior's weights")
     off: bool = _option(False, "leave the host's own blending in place")
     audit: bool = _option(False, "record every sample drawn, for `ado-megatron audit`")

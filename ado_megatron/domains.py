@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import yaml
 
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
@@ -171,13 +172,7 @@ def _read_groups(path: str) -> dict[str, list[str]]:
         raise UserError(f"--ado-groups: cannot read {path} ({error.strerror})") from error
     try:
         groups = json.loads(text)
-    except json.JSONDecodeError as json_error:
-        try:
-            import yaml
-        except ImportError:
-            raise UserError(
-                f"--ado-groups: {path} is not JSON ({json_error}); for YAML install the package PyYAML"
-            ) from json_error
+    except json.JSONDecodeError:
         try:
             groups = yaml.safe_load(text)
         except yaml.YAMLError as error:
