@@ -113,7 +113,7 @@ def test_validation_sets_of_one_prefix_each_are_the_domains(host, place):
     assert run.status == 0, tail(run)
     row, (code, wiki) = run.metrics("validation")[0], [loss for _, loss in printed(run)][:2]
     assert row["loss_K"][2:] == [None, None]
-    assert row["loss_K"][:2] == pytest.approx([wiki, code], abs=3e-6) and abs(wiki - code) > 1e-3
+    assert row["loss_K"][:2] == pytest.approx([wiki, code], abs=6e-6) and abs(wiki - code) > 1e-4  # five decimals
 
 
 @pytest.mark.parametrize("host", ["lm", "deepspeed_flat"])
