@@ -85,22 +85,20 @@ class World:
     def from_zero(self, compute: Callable[[], Any]) -> Any:
         """What `compute` returns on rank zero, the only one that runs it; its exception ends every rank.
 
-        A UserError is raised as such everywhere; of any other the other ranks know the text (RuntimeError).
+        A UserError is raised as it is everywhere; of any other the other ranks know the text (RuntimeError).
         """
-        value = caught = None
+        value = caught = told = None
         if self.is_zero:
             try:
                 value = compute()
+            except UserError as error:
+                caught = told = error
             except Exception as error:  # noqa: BLE001 - the others wait in the broadcast
-                caught = error
-        told = caught and (isinstance(caught, UserError), f"{type(caught).__name__} on rank 0: {caught}", str(caught))
+                caught, told = error, RuntimeError(f"{type(error).__name__} on rank 0: {error}")
         value, told = self.broadcast((value, told))
-        if told is None:
-            return value
-        if caught is not None:
-            raise caught
-        by_user, text, sentence = told
-        raise UserError(sentence) if by_user else RuntimeError(text)
+        if told is not None:
+            raise caught or told
+        return value
 
     def gather_int64(self, value: int) -> list[int]:
         """Every rank's 64-bit integer, in rank order, on every rank."""

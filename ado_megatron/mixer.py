@@ -101,16 +101,8 @@ class Mixer:
         """
         self.world.require_same(self._facts())
         self._step, self._consumed = step, consumed_samples
-        state = None
-        if self.world.is_zero and (self._saved or consumed_samples):
-            try:
-                state = self._restore(start_C) if self._saved else self._begin_at(start_C)
-            except SidecarError as error:
-                state = {"problem": str(error)}
-        state = self.world.broadcast(state)
+        state = self.world.from_zero(lambda: self._go_on(start_C))
         if state is not None:
-            if "problem" in state:
-                raise SidecarError(state["problem"])
             rows_SxC, first = state["schedule"]["counts_SxC"], state["schedule"]["first_block"]
             state["schedule"]["counts_SxC"] = rows_SxC[: max(self.num_blocks - first, 0)]  # the run may be cut short
             self.schedule.stream_id_C[:] = state["stream_id_C"]
@@ -145,6 +137,12 @@ class Mixer:
         more = [f"and {len(lines) - FORECASTS} more domains: see the report"] if len(lines) > FORECASTS else []
         for line in lines[:FORECASTS] + more:
             self._log(f"ado: under the present weights, {line}")
+
+    def _go_on(self, start_C: np.ndarray | None) -> dict[str, Any] | None:
+        """Rank zero: what the other ranks need where the run does not begin at its first sample."""
+        if self._saved:
+            return self._restore(start_C)
+        return self._begin_at(start_C) if self._consumed else None
 
     def _restore(self, start_C: np.ndarray | None) -> dict[str, Any]:
         """Rank zero: take over the loaded sidecar; returns what the other ranks need of it. With start_C only what was
@@ -201,17 +199,12 @@ class Mixer:
 
     def load(self, path: str | Path) -> None:
         """Read a sidecar; `start` then goes on from it. Collective. Raises SidecarError on every rank alike."""
-        problem = None
-        if self.world.is_zero:
-            try:
-                self._saved = Saved(
-                    *read_sidecar(path), path, config=self.config, domains=self.domains, block_size=self.block_size
-                )
-            except SidecarError as error:
-                problem = str(error)
-        problem = self.world.broadcast(problem)
-        if problem is not None:
-            raise SidecarError(problem)
+        self.world.from_zero(lambda: self._read(path))
+
+    def _read(self, path: str | Path) -> None:
+        self._saved = Saved(
+            *read_sidecar(path), path, config=self.config, domains=self.domains, block_size=self.block_size
+        )
 
     # ---------------------------------------------------------------- the loop
 

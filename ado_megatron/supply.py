@@ -158,8 +158,7 @@ def _virtual_end(sorted_end, given, sorted_weight, out_at, samples_left: float) 
 
 
 def forecast_lines(domains: Domains, weights_K, drawn_C, samples_left: float, caps_C=None) -> list[str]:
-    """One line a domain: its epochs at the end of the run and, under a cap, when it runs out. For logs and the
-    report."""
+    """One line a domain: its epochs at the end of the run and, under a cap, when it runs out. For logs."""
     length_K, cap_K = supply_by_domain(domains.domain_of_C, domains.share_C, domains.lengths_C, caps_C)
     result = forecast(weights_K, length_K, by_drawn(domains, drawn_C), samples_left, cap_K)
     lines = []

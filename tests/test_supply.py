@@ -14,6 +14,13 @@ from ado_megatron.supply import UNLIMITED, caps_from_config, check_supply, forec
 DOMAINS = Domains.build(["/d/wiki", "/d/code", "/d/law"], [5, 3, 2], [100, 30, 20], AdoConfig())
 
 
+def grouped(tmp_path) -> AdoConfig:
+    """Two of the three prefixes are one domain, which is read once at most."""
+    path = tmp_path / "groups.json"
+    path.write_text('{"text": ["wiki", "law"], "code": "code"}')
+    return AdoConfig(groups=str(path), max_epochs="text=1")
+
+
 @pytest.mark.parametrize(
     ("text", "epochs"),
     [
@@ -71,9 +78,7 @@ def test_what_was_drawn_and_what_later_stages_need_counts():
 
 def test_a_prefix_without_a_share_is_no_supply(tmp_path):
     """Of `text` only wiki is drawn; its 100 samples are gone after 200 of the run."""
-    path = tmp_path / "groups.json"
-    path.write_text('{"text": ["wiki", "law"], "code": "code"}')
-    conf = AdoConfig(groups=str(path), max_epochs="text=1")
+    conf = grouped(tmp_path)
     domains = Domains.build(["/d/wiki", "/d/code", "/d/law"], [3, 3, 0], [100, 3000, 900], conf)
     lines = forecast_lines(domains, domains.prior_K, np.zeros(3, dtype=np.int64), 300, caps_from_config(conf, domains))
     assert lines[0] == "text: 1.00 epochs at the end of the run; runs out after 200 more samples of the run"
@@ -121,9 +126,7 @@ def test_lines_for_people():
 
 def test_the_lines_of_groups_speak_of_domains(tmp_path):
     """The law prefix of `text` ends first; wiki takes over its part, so the domain ends with its last prefix."""
-    path = tmp_path / "groups.json"
-    path.write_text('{"text": ["wiki", "law"], "code": "code"}')
-    conf = AdoConfig(groups=str(path), max_epochs="text=1")
+    conf = grouped(tmp_path)
     domains = Domains.build(["/d/wiki", "/d/code", "/d/law"], [3, 3, 3], [100, 300, 20], conf)
     lines = forecast_lines(domains, domains.prior_K, np.zeros(3, dtype=np.int64), 300, caps_from_config(conf, domains))
     assert lines == [
