@@ -14,6 +14,7 @@ import numpy as np
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
 from ado_megatron.metrics_file import read_metrics
+from ado_megatron.supply import with_share
 
 VERSION = 1
 
@@ -203,12 +204,11 @@ def _floats(values) -> np.ndarray:
 
 def _supply(header: dict, last: dict) -> Supply:
     domain_of_C, lengths_C = np.array(header["domain_of_C"], dtype=int), _floats(header["lengths_C"])
-    lengths_C = np.where(_floats(header.get("share_C", lengths_C)) > 0, lengths_C, 0.0)
-    caps_C = header.get("caps_C")
+    share_C, caps_C = _floats(header.get("share_C", lengths_C)), header.get("caps_C")
     return Supply(
-        length_K=np.bincount(domain_of_C, lengths_C),
-        drawn_K=np.bincount(domain_of_C, np.rint(lengths_C * _floats(last["epochs_C"]))),
-        cap_K=None if caps_C is None else np.bincount(domain_of_C, np.where(lengths_C > 0, _floats(caps_C), 0.0)),
+        length_K=with_share(domain_of_C, share_C, lengths_C),
+        drawn_K=with_share(domain_of_C, share_C, np.rint(lengths_C * _floats(last["epochs_C"]))),
+        cap_K=None if caps_C is None else with_share(domain_of_C, share_C, _floats(caps_C)),
         samples_left=max(header["num_blocks"] * header["block_size"] - last["consumed_samples"], 0),
         block_size=header["block_size"],
     )

@@ -65,8 +65,8 @@ def check_supply(domains: Domains, caps_C: np.ndarray | None, spans, drawn_C=Non
     """
     if caps_C is None:
         return
-    length_K, cap_K = supply_by_domain(domains.domain_of_C, domains.share_C, domains.lengths_C, caps_C)
-    drawn_K = np.zeros(len(length_K)) if drawn_C is None else by_drawn(domains, drawn_C)
+    length_K, cap_K = _by_domain(domains, domains.lengths_C), _by_domain(domains, caps_C)
+    drawn_K = np.zeros(len(length_K)) if drawn_C is None else _by_domain(domains, drawn_C)
     for weights_K, samples in spans:
         result = forecast(weights_K, length_K, drawn_K, samples, cap_K)
         if result.short:
@@ -92,18 +92,13 @@ def _shortage(domains: Domains, weights_K, length_K, cap_K, drawn_K, need: int) 
     )
 
 
-def supply_by_domain(domain_of_C, share_C, lengths_C, caps_C) -> tuple[np.ndarray, np.ndarray | None]:
-    """(length_K, cap_K): samples of an epoch and the most that may be drawn, of the prefixes with a share (float64)."""
-    drawn_C = np.asarray(share_C) > 0
-    length_K = np.bincount(domain_of_C, np.where(drawn_C, lengths_C, 0))
-    if caps_C is None:
-        return length_K, None
-    return length_K, np.bincount(domain_of_C, np.where(drawn_C, np.asarray(caps_C, dtype=np.float64), 0.0))
+def with_share(domain_of_C, share_C, value_C) -> np.ndarray:
+    """value_C summed over the prefixes of each domain that have a share of it: value_K, float64."""
+    return np.bincount(domain_of_C, np.where(np.asarray(share_C) > 0, value_C, 0))
 
 
-def by_drawn(domains: Domains, drawn_C) -> np.ndarray:
-    """Samples drawn of each domain, of the prefixes with a share."""
-    return np.bincount(domains.domain_of_C, np.where(domains.share_C > 0, drawn_C, 0))
+def _by_domain(domains: Domains, value_C) -> np.ndarray | None:
+    return None if value_C is None else with_share(domains.domain_of_C, domains.share_C, value_C)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +154,8 @@ def _virtual_end(sorted_end, given, sorted_weight, out_at, samples_left: float) 
 
 def forecast_lines(domains: Domains, weights_K, drawn_C, samples_left: float, caps_C=None) -> list[str]:
     """One line a domain: its epochs at the end of the run and, under a cap, when it runs out. For logs."""
-    length_K, cap_K = supply_by_domain(domains.domain_of_C, domains.share_C, domains.lengths_C, caps_C)
-    result = forecast(weights_K, length_K, by_drawn(domains, drawn_C), samples_left, cap_K)
+    length_K, drawn_K, cap_K = (_by_domain(domains, value_C) for value_C in (domains.lengths_C, drawn_C, caps_C))
+    result = forecast(weights_K, length_K, drawn_K, samples_left, cap_K)
     lines = []
     for name, epochs, last in zip(domains.names_K, result.epochs_C, result.runs_out_C, strict=True):
         when = "is at its cap" if last <= 0 else "does not run out"
