@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ado_megatron.dataset import unpack_key
-from ado_megatron.draw_log import DrawFile, DrawLog, Step
 from ado_megatron.errors import UserError
+from ado_megatron.measure.draw_log import DrawFile, DrawLog, Step
+from ado_megatron.stream.sample_key import unpack_key
 
 __all__ = ["Difference", "DrawLog", "Verdict", "audit", "main"]
 

@@ -10,11 +10,11 @@ from ado_megatron.errors import UserError
 
 # subcommand -> (module, what it does)
 COMMANDS = {
-    "prepare": ("ado_megatron.prepare", "text of your domains to Megatron .bin/.idx files (or --demo)"),
+    "prepare": ("ado_megatron.prepare.command", "text of your domains to Megatron .bin/.idx files (or --demo)"),
     "pretrain": ("ado_megatron.trainer.launch", "train with an adaptive blend on DeepSpeed, one machine or many"),
-    "report": ("ado_megatron.report", "table, picture and HTML page of a run"),
+    "report": ("ado_megatron.report.command", "table, picture and HTML page of a run"),
     "audit": ("ado_megatron.audit", "check what each rank drew: no sample of an epoch repeated or skipped"),
-    "replay": ("ado_megatron.replay", "run the policy over a recorded trace, without training"),
+    "replay": ("ado_megatron.replay.command", "run the policy over a recorded trace, without training"),
     "doctor": ("ado_megatron.doctor", "what is installed and what is wrong with it"),
     "patch": ("ado_megatron.hosts.patch", "apply our insertions to a Megatron checkout"),
 }

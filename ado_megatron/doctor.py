@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from ado_megatron.arguments import Parser
+from ado_megatron.option_fields import Parser
 
 OK, NOTE, BAD = "ok", "note", "BAD"
 

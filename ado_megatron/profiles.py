@@ -4,6 +4,17 @@ ALGORITHM.md prints this table with the source of each entry; a test holds the t
 sets overrides its profile, so every heuristic can be ablated on its own.
 """
 
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ado_megatron.errors import UserError
+from ado_megatron.option_fields import check_fields, option
+
+PREFIX = "--ado-"
+
 # option: (released, paper, ado)
 _TABLE = {
     # what n is, and how fast a domain is still learning
@@ -60,3 +71,49 @@ def profile(name: str) -> dict:
     """Every algorithm option of the profile `name` (a KeyError for an unknown name)."""
     column = {known: i for i, known in enumerate(NAMES)}[name]
     return {option: values[column] for option, values in _TABLE.items()}
+
+
+Self = TypeVar("Self", bound="ProfileOptions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileOptions:
+    """What all options of ADO have in common: a field that is None has the value that the profile gives it.
+
+    A wing of the package declares the options that it reads as a subclass; `AdoConfig` is all of them together, so it
+    can be handed to every wing. Raises UserError for a value outside its documented range.
+    """
+
+    profile: str = option(
+        "ado", "algorithm profile; sets every algorithm option not given", choices=NAMES, resume="silent"
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self, PREFIX)
+
+    def value(self, name: str) -> Any:
+        """The value of an option, from the profile where the user set none."""
+        value = getattr(self, name)
+        return profile(self.profile)[name] if value is None and name in OPTIONS else value
+
+    def resolved(self: Self) -> Self:
+        """The same options with every algorithm option filled in from the profile."""
+        mine = {spec.name for spec in dataclasses.fields(self)} & set(OPTIONS)
+        return dataclasses.replace(self, **{name: self.value(name) for name in mine})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by field name (JSON-able); algorithm options not given stay None."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls: type[Self], values: dict[str, Any]) -> Self:
+        """The inverse of to_dict. Raises UserError for a name that is no option."""
+        unknown = sorted(set(values) - {spec.name for spec in dataclasses.fields(cls)})
+        if unknown:
+            raise UserError(f"unknown option {', '.join(unknown)}")
+        return cls(**values)
+
+    @classmethod
+    def of(cls: type[Self], config: ProfileOptions) -> Self:
+        """The options of this class out of those of a larger one."""
+        return cls(**{spec.name: getattr(config, spec.name) for spec in dataclasses.fields(cls)})

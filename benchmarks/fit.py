@@ -22,8 +22,9 @@ import numpy as np
 from scipy.optimize import minimize
 
 from ado_megatron.config import AdoConfig
-from ado_megatron.history import LossHistory, fit_history
-from ado_megatron.scaling_law import fit_laws
+from ado_megatron.scaling_law.fit import fit_laws
+from ado_megatron.scaling_law.history import LossHistory
+from ado_megatron.scaling_law.smoothing import fit_history
 
 DELTA = 1e-3
 STARTS = list(itertools.product(np.arange(-2.0, 6.0), np.arange(-2.0, 2.0, 0.5), np.arange(0.0, 0.8, 0.1)))

@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ado_megatron.dataset import AdaptiveBlend
-from ado_megatron.schedule import Schedule, apportion_rows
-from ado_megatron.table import bytes_per_row
+from ado_megatron.stream.blended_dataset import AdaptiveBlend
+from ado_megatron.stream.schedule import Schedule, apportion_rows
+from ado_megatron.stream.shared_table import bytes_per_row
 
 warnings.filterwarnings("ignore")
 BLOCK = 2048

@@ -32,12 +32,12 @@ from megatron.core.datasets.blended_dataset import BlendedDataset
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
 from ado_megatron.config import AdoConfig
-from ado_megatron.dataset import pack_key
-from ado_megatron.trainer import layout
+from ado_megatron.stream.sample_key import pack_key
+from ado_megatron.trainer import parallel
+from ado_megatron.trainer.check_data import check_data
 from ado_megatron.trainer.data import build_train
 from ado_megatron.trainer.loop import Trainer
 from ado_megatron.trainer.options import TrainerOptions
-from ado_megatron.trainer.validation import check_data
 
 INTERVAL = 1000  # steps between two refits, as the paper has it
 
@@ -230,7 +230,7 @@ def report(args: argparse.Namespace, result: dict) -> None:
         print(json.dumps(result, indent=1))
         if args.out:
             Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
-    layout.tear_down()
+    parallel.tear_down()
 
 
 if __name__ == "__main__":

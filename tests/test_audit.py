@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from ado_megatron.audit import audit, main
-from ado_megatron.dataset import pack_key
-from ado_megatron.draw_log import DrawFile, DrawLog
 from ado_megatron.errors import UserError
-from ado_megatron.schedule import Schedule, apportion_rows
+from ado_megatron.measure.draw_log import DrawFile, DrawLog
+from ado_megatron.stream.sample_key import pack_key
+from ado_megatron.stream.schedule import Schedule, apportion_rows
 
 LENGTHS_C = [7, 5, 11]
 BLOCK = 12

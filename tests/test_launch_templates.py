@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
-from launch_kit import LAUNCH, environment, put_programs, records, start
 
 from ado_megatron.config import AdoConfig
-from ado_megatron.run import parse
+from ado_megatron.hosts.arguments import parse
+from tests.kit.launching import LAUNCH, environment, put_programs, records, start
 
 HOME = LAUNCH.parent
 

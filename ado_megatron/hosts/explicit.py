@@ -21,9 +21,9 @@ _wrappers: dict[str, Any] = {}
 
 def start(host: str) -> None:
     """Take our options out of sys.argv and make the hooks live, unless they say --ado-off. Once a process."""
-    from ado_megatron.hosts import changeover, cpu
+    from ado_megatron.hosts import cpu, takeover
+    from ado_megatron.hosts.arguments import parse
     from ado_megatron.hosts.session import Session
-    from ado_megatron.run import parse
 
     try:
         config, script, arguments = parse([sys.argv[0], *sys.argv[1:]])
@@ -32,7 +32,7 @@ def start(host: str) -> None:
         sys.exit(2)
     sys.argv[1:] = arguments
     if config.off:
-        changeover.say_if_leaving(arguments)
+        takeover.say_if_leaving(arguments)
     if cpu.wanted():
         cpu.install(host)
     if not config.off and not _wrappers:

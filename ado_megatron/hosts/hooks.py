@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ado_megatron.errors import UserError
-from ado_megatron.hosts.changeover import layout_facts
+from ado_megatron.hosts.takeover import layout_facts
 
 Wrapper = Callable[[Any], Any]  # takes a function of the host, returns the hooked one
 LOSS = "script:loss_func"  # lives in the training script, wherever that is

@@ -19,9 +19,9 @@ import dataclasses
 import functools
 
 from ado_megatron.errors import UserError
-from ado_megatron.hosts.changeover import StockBlend, layout_facts, weights_at
 from ado_megatron.hosts.hooks import HookPoint, Host, Wrapper, common
 from ado_megatron.hosts.session import RunFacts, Session
+from ado_megatron.hosts.takeover import StockBlend, layout_facts, weights_at
 
 NAME = "megatron_deepspeed"
 TRAINING, DATA, MODEL = "megatron.training", "megatron.data.gpt_dataset", "megatron.model.gpt_model"

@@ -21,9 +21,9 @@ import functools
 import torch
 
 from ado_megatron.errors import UserError
-from ado_megatron.hosts.changeover import StockBlend, layout_facts, weights_at
 from ado_megatron.hosts.hooks import HookPoint, Host, Wrapper, common
 from ado_megatron.hosts.session import RunFacts, Session
+from ado_megatron.hosts.takeover import StockBlend, layout_facts, weights_at
 
 NAME = "megatron_lm"
 TRAINING, CHECKPOINTING = "megatron.training.training", "megatron.training.checkpointing"

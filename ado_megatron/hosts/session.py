@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ado_megatron.comm import World
+from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
-from ado_megatron.domains import Domains
 from ado_megatron.errors import UserError
-from ado_megatron.hosts import changeover
-from ado_megatron.hosts.blend import KEY, SAMPLE, AdaptiveTrainSet, ShadowTrainSet
-from ado_megatron.hosts.changeover import ADAPTIVE, NEW, SHADOW, StockBlend, sidecar_path
-from ado_megatron.hosts.validation import Validation
-from ado_megatron.mixer import Mixer
+from ado_megatron.hosts import takeover
+from ado_megatron.hosts.evaluation import Validation
+from ado_megatron.hosts.takeover import ADAPTIVE, NEW, SHADOW, StockBlend, sidecar_path
+from ado_megatron.hosts.train_sets import KEY, SAMPLE, AdaptiveTrainSet, ShadowTrainSet
+from ado_megatron.mixer.mixer import Mixer
+from ado_megatron.mixer.world import World
 
 LOGGED_DOMAINS = 24  # in a log line
 PREFETCH_FACTOR = 2  # torch's default, which both hosts leave as it is
@@ -38,7 +38,7 @@ PREFETCH_FACTOR = 2  # torch's default, which both hosts leave as it is
 class RunFacts:
     """What the mixer must know of the host's arguments and of this rank's place.
 
-    layout: what the host's own order of samples depends on (changeover.layout_facts).
+    layout: what the host's own order of samples depends on (takeover.layout_facts).
     total_samples: train samples of the whole run. block_size: the (final) global batch. iteration, consumed_samples:
     where the loaded checkpoint stands, 0 without one. save, load: checkpoint directories. contributes: last pipeline
     stage, first tensor rank, first sequence-parallel rank.
@@ -83,7 +83,7 @@ class Session:
         self.facts: RunFacts | None = None
         self.silent = False  # shadow mode on a run that cannot be measured
         self.drawn_by = NEW  # who drew the samples before the loaded checkpoint
-        self.origin: dict[str, Any] | None = None  # of the loaded run (changeover.drawn_by)
+        self.origin: dict[str, Any] | None = None  # of the loaded run (takeover.drawn_by)
         self.saved_layout: dict[str, Any] | None = None  # layout_facts of the loaded checkpoint
         self._train_sets: list[AdaptiveTrainSet | ShadowTrainSet] = []
         self._drawn: list[tuple[torch.Tensor, torch.Tensor]] = []  # keys and samples of the running attempt
@@ -123,9 +123,9 @@ class Session:
             return
         world = World.detect(facts.contributes, facts.device)
         try:
-            self.drawn_by, self.origin = world.from_zero(lambda: changeover.drawn_by(facts.load, facts.iteration))
+            self.drawn_by, self.origin = world.from_zero(lambda: takeover.drawn_by(facts.load, facts.iteration))
             if self.changes_over and self.drawn_by != ADAPTIVE:
-                changeover.check_same_layout(self.saved_layout, facts.layout)
+                takeover.check_same_layout(self.saved_layout, facts.layout)
         except UserError as error:
             self.refuse(str(error))
 
@@ -198,11 +198,11 @@ class Session:
     def _drawn_by_stock(self, facts: RunFacts) -> np.ndarray:
         """Rank zero: samples of each column before the checkpoint, if one blend goes on from the other. UserError."""
         train_set = self._train_sets[0]
-        adaptive = changeover.last_adaptive(facts.load, facts.iteration)
+        adaptive = takeover.last_adaptive(facts.load, facts.iteration)
         if adaptive is not None:  # at the checkpoint or, with the host alone in between, before
-            changeover.check_stock_continues(adaptive, train_set.blend, train_set.dataset_index)
+            takeover.check_stock_continues(adaptive, train_set.blend, train_set.dataset_index)
         columns = len(train_set.blend.prefixes)
-        return changeover.count_drawn(train_set.dataset_index, facts.consumed_samples, columns)
+        return takeover.count_drawn(train_set.dataset_index, facts.consumed_samples, columns)
 
     # ---------------------------------------------------------------- batches and losses
 

@@ -20,12 +20,13 @@ import torch
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.utils import Split
 
-from ado_megatron.audit import DrawLog
-from ado_megatron.dataset import AdaptiveBlend
-from ado_megatron.trainer.layout import Place
+from ado_megatron.blend.indexed_files import Prefix
+from ado_megatron.measure.draw_log import DrawLog
+from ado_megatron.stream.blended_dataset import AdaptiveBlend
+from ado_megatron.trainer.check_data import DataSpec
 from ado_megatron.trainer.options import TrainerOptions
-from ado_megatron.trainer.steps import StepPlan
-from ado_megatron.trainer.validation import DataSpec, Prefix
+from ado_megatron.trainer.parallel import Place
+from ado_megatron.trainer.step_plan import StepPlan
 
 PREFETCH_FACTOR = 2
 

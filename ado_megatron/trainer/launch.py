@@ -23,10 +23,10 @@ import warnings
 from pathlib import Path
 
 from ado_megatron.errors import UserError
+from ado_megatron.trainer.check_data import check_data
 from ado_megatron.trainer.mixture import check_mixture
 from ado_megatron.trainer.options import TrainerOptions, parse
 from ado_megatron.trainer.run_dir import check_run_dir, run_identity
-from ado_megatron.trainer.validation import check_data
 
 _DONE = "ADO_MEGATRON_DONE"  # file that rank zero writes when it is through
 _PARENT = "ADO_MEGATRON_PARENT"  # process id of `ado-megatron pretrain`, for its ranks
@@ -147,10 +147,10 @@ def _rank(argv: list[str]) -> int:
     for module in ("megatron", "deepspeed", "torch.distributed"):
         warnings.filterwarnings("ignore", module=module)
     try:
-        from ado_megatron.trainer import layout, loop
+        from ado_megatron.trainer import loop, parallel
 
         loop.train(options, config)
-        layout.tear_down()
+        parallel.tear_down()
         if os.environ["RANK"] == "0" and _DONE in os.environ:
             Path(os.environ[_DONE]).touch()
     except UserError as error:

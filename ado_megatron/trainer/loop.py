@@ -11,21 +11,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ado_megatron.comm import World
+from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
-from ado_megatron.domains import Domains
-from ado_megatron.mixer import Mixer
-from ado_megatron.trainer import layout, saving
+from ado_megatron.mixer.mixer import Mixer
+from ado_megatron.mixer.world import World
+from ado_megatron.trainer import checkpoints, parallel
+from ado_megatron.trainer.check_data import DataSpec, check_data
 from ado_megatron.trainer.data import PREFETCH_FACTOR, Validation, build_train, make_feed
-from ado_megatron.trainer.loss import LossSite
 from ado_megatron.trainer.mixture import make_domains
 from ado_megatron.trainer.model import make_model
 from ado_megatron.trainer.optimizer import make_engine
 from ado_megatron.trainer.options import TrainerOptions
+from ado_megatron.trainer.pipeline_loss import LossSite
 from ado_megatron.trainer.progress import Progress
 from ado_megatron.trainer.run_dir import check_run_dir, run_identity
-from ado_megatron.trainer.steps import StepPlan
-from ado_megatron.trainer.validation import DataSpec, check_data
+from ado_megatron.trainer.step_plan import StepPlan
 
 
 @dataclass
@@ -49,19 +49,19 @@ class Trainer:
         self.run, self.plan = Path(options.run_dir), StepPlan(options)
         data = check_data(options)
         domains = make_domains(data, options, config)
-        self.place = layout.set_up(options)
+        self.place = parallel.set_up(options)
         identity = run_identity(options, config, data, self.place.dp)
         check_run_dir(options, config, identity)
         self.world = World.detect(self.place.contributes, self.place.device)
-        resume_at = saving.latest_step(self.run, self.world)  # collective, so every rank has checked by now
+        resume_at = checkpoints.latest_step(self.run, self.world)  # collective, so every rank has checked by now
         if resume_at is None:
-            saving.write_identity(self.run, identity, self.world)
+            checkpoints.write_identity(self.run, identity, self.world)
         self.first_step = resume_at or 0
         self._make_engine(data, domains)
         self._make_mixer(domains)
         if resume_at is not None:
-            saving.load(self.engine, self.mixer, self.run, resume_at)
-            saving.write_identity(self.run, identity, self.world)
+            checkpoints.load(self.engine, self.mixer, self.run, resume_at)
+            checkpoints.write_identity(self.run, identity, self.world)
         self.mixer.start(self.plan.consumed(self.first_step), step=self.first_step)
         datasets = build_train(data, options, self.place)
         self.feed = make_feed(datasets, self.mixer, options, self.plan, self.place, self.first_step)
@@ -110,7 +110,7 @@ class Trainer:
                 or done == self.options.steps
                 or (self.options.save_interval and done % self.options.save_interval == 0)
             ):
-                saving.save(self.engine, self.mixer, self.run, done, consumed, self.options.keep)
+                checkpoints.save(self.engine, self.mixer, self.run, done, consumed, self.options.keep)
             outcome.last_step = done
             if leave:
                 break
@@ -124,7 +124,7 @@ class Trainer:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         if self.options.dropout:
-            layout.seed_step(self.options, self.place, step)
+            parallel.seed_step(self.options, self.place, step)
         self._step = step
         if self.feed is not None:
             self.feed.step = step

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from ado_megatron.blend.domains import Domains
+from ado_megatron.blend.epoch_caps import caps_from_config, check_supply
 from ado_megatron.config import AdoConfig
-from ado_megatron.domains import Domains
 from ado_megatron.errors import UserError
-from ado_megatron.supply import caps_from_config, check_supply
+from ado_megatron.trainer.check_data import DataSpec
 from ado_megatron.trainer.options import TrainerOptions
-from ado_megatron.trainer.steps import StepPlan
-from ado_megatron.trainer.validation import DataSpec
+from ado_megatron.trainer.step_plan import StepPlan
 
 
 def make_domains(data: DataSpec, options: TrainerOptions, config: AdoConfig) -> Domains:

@@ -20,8 +20,8 @@ from megatron.core.transformer.spec_utils import build_module
 from megatron.core.transformer.torch_norm import WrappedTorchNorm
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from ado_megatron.trainer.layout import Place
 from ado_megatron.trainer.options import TrainerOptions
+from ado_megatron.trainer.parallel import Place
 
 
 class Embed(LanguageModelEmbedding):

@@ -11,8 +11,8 @@ from deepspeed.ops.op_builder.builder import CUDAMismatchException, MissingCUDAE
 from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.pipe.engine import PipelineEngine
 
-from ado_megatron.trainer.layout import Place
 from ado_megatron.trainer.options import TrainerOptions
+from ado_megatron.trainer.parallel import Place
 
 _BETAS, _EPS = (0.9, 0.95), 1e-8
 

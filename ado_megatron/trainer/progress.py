@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ado_megatron.mixer import Mixer
+from ado_megatron.mixer.mixer import Mixer
 from ado_megatron.trainer.options import TrainerOptions
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
-from ado_megatron.resume import FREE_OPTIONS, SILENT_OPTIONS
+from ado_megatron.option_fields import names
+from ado_megatron.trainer.check_data import DataSpec
 from ado_megatron.trainer.options import TrainerOptions
-from ado_megatron.trainer.validation import DataSpec
 
 
 def run_identity(options: TrainerOptions, config: AdoConfig, data: DataSpec, dp: int) -> dict[str, Any]:
     """What config.json of a run directory says; two runs may continue one another when theirs agree."""
-    may_change = FREE_OPTIONS | SILENT_OPTIONS  # resume.py holds the others against the sidecar, too
+    may_change = names(config, resume="free") | names(config, resume="silent")
     ado = {name: value for name, value in config.resolved().to_dict().items() if name not in may_change}
     prefixes = {"train": [p.identity() for p in data.train_C], "valid": [p.identity() for p in data.valid_C or ()]}
     weights = None if data.weights_C is None else [float(w) for w in data.weights_C]

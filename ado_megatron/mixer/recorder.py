@@ -1,0 +1,81 @@
+"""Rank zero's memory of what was measured: the loss history that is fitted, and metrics.jsonl that is read by people.
+
+Legend: K domains, C columns, T steps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ado_megatron.blend.domains import Domains
+from ado_megatron.config import AdoConfig
+from ado_megatron.measure.metrics import MetricsWriter, StepGroups
+from ado_megatron.mixer.planner import Planner
+from ado_megatron.scaling_law.fit_process import FitOutcome
+from ado_megatron.scaling_law.history import LossHistory
+from ado_megatron.stream.schedule import Schedule
+
+
+class Recorder:
+    """Appends reduced steps to the history and to metrics.jsonl."""
+
+    def __init__(self, path: Path, config: AdoConfig, domains: Domains, planner: Planner, schedule: Schedule):
+        self._config, self._domains, self._planner, self._schedule = config, domains, planner, schedule
+        self.history = LossHistory(len(domains.names_K), config)
+        self._groups = StepGroups(len(domains.names_K), config.log_interval)
+        header = {
+            "domains": list(domains.names_K), "prior_K": domains.prior_K, "columns": list(domains.prefixes_C),
+            "lengths_C": domains.lengths_C, "domain_of_C": domains.domain_of_C, "share_C": domains.share_C,
+            "caps_C": planner.caps_C, "block_size": planner.block_size,
+            "num_blocks": schedule.num_blocks, "config": config.to_dict(),
+        }  # fmt: skip
+        self.metrics = MetricsWriter(path, header)
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from a saved history; one of another form (bins, steps) cannot be continued and starts afresh."""
+        history = LossHistory.from_arrays(arrays)
+        if history.binned == self.history.binned:
+            self.history = history
+
+    def record(self, steps: list[tuple[int, int, int]], sums_TxKx2: np.ndarray) -> None:
+        """Append steps (0-based step, samples consumed before, after it) with their loss sums and token counts."""
+        for (step, before, after), sums_Kx2 in zip(steps, sums_TxKx2, strict=True):
+            n_K = self._domains.by_domain(self._schedule.cumulative(after))
+            samples_K = n_K - self._domains.by_domain(self._schedule.cumulative(before))
+            self.history.append(step, n_K, samples_K, sums_Kx2[:, 0], sums_Kx2[:, 1])
+            self._write_steps(step + 1, after, self._groups.add(step, samples_K, sums_Kx2))
+        # The last measured block may go on (batch ramp), and metrics may still ask for its weights.
+        self._planner.forget_before(steps[-1][2] // self._planner.block_size - 1)
+
+    def flush(self, step: int, consumed_samples: int) -> None:
+        """Write the steps of an unfinished logging interval (before a checkpoint, at the end)."""
+        self._write_steps(step, consumed_samples, self._groups.flush())
+
+    def _write_steps(self, step: int, consumed_samples: int, values: dict[str, Any] | None) -> None:
+        if values is None:
+            return
+        block = max(consumed_samples - 1, 0) // self._planner.block_size
+        values |= {"consumed_samples": consumed_samples, "weights_K": self._planner.weights_K(block)}
+        values["epochs_C"] = self._schedule.cumulative(consumed_samples) / np.maximum(self._domains.lengths_C, 1)
+        if self._config.shadow:
+            values["shadow_weights_K"] = self._planner.shadow_K(block)
+        self.metrics.write("step", step, **values)
+
+    def write_fit(self, step: int, history_steps: int, applies_at_block: int, outcome: FitOutcome) -> None:
+        """One object a fit: the laws with their diagnostics, how long it took and how long the training waited.
+
+        step: steps done when the laws came; history_steps: steps that they were fitted on.
+        """
+        values: dict[str, Any] = {"history_steps": history_steps, "applies_at_block": applies_at_block}
+        values |= {"seconds": outcome.seconds, "wait_seconds": outcome.waited}
+        if outcome.laws is None:
+            values["failed"] = outcome.reason
+        else:
+            values |= outcome.laws.to_arrays()
+            n_K = np.maximum(self._domains.by_domain(self._planner.laid_out_C), 1)
+            values["speed_K"] = self._planner.laws.speed(n_K if self._config.own_n else n_K.sum())
+        values |= {name: a for name, a in self._planner.state.to_arrays().items() if name == "credit_K"}
+        self.metrics.write("fit", step, **values)

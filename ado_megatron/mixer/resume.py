@@ -1,0 +1,155 @@
+"""What a sidecar means to a run that is not quite the one that wrote it.
+
+What an option may do is metadata of its field (option_fields.py, `resume`): a free one takes effect at once, others
+change what the saved numbers mean and are refused, or accepted on demand, and the seed can never differ, because the
+stream itself would be another one.
+
+Legend: K domains, C columns, S rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ado_megatron.blend.domains import Domains
+from ado_megatron.config import AdoConfig
+from ado_megatron.errors import SidecarError
+from ado_megatron.mixer.sidecar import nest, unnest
+from ado_megatron.option_fields import flag_of, names
+from ado_megatron.profiles import PREFIX
+from ado_megatron.stream.permutation import derive_key
+
+
+def pack(
+    meta: dict[str, Any], *, config: AdoConfig, domains: Domains, schedule: dict[str, Any], planner: dict,
+    history: dict, cycles: list[tuple[int, int, dict | None]],
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # fmt: skip
+    """(meta, arrays) of a sidecar. meta: position and plan as integers. cycles: (block, step, history that its fit was
+    given or None) of the cuts whose laws are not yet in force."""
+    schedule_arrays = {name: value for name, value in schedule.items() if isinstance(value, np.ndarray)}
+    meta = meta | {
+        "domains": domains.fingerprint(), "config": config.to_dict(), "names_K": list(domains.names_K),
+        "prefixes_C": list(domains.prefixes_C), "lengths_C": domains.lengths_C.tolist(),
+        "schedule": {name: value for name, value in schedule.items() if name not in schedule_arrays},
+        "cycles": [(block, step, fitted is not None) for block, step, fitted in cycles],
+    }  # fmt: skip
+    arrays = {"base_id_C": domains.stream_id_C} | nest("schedule", schedule_arrays)
+    arrays |= nest("planner", planner) | nest("history", history)
+    for n, (_, _, fitted) in enumerate(cycles):
+        arrays |= nest(f"fit{n}", fitted or {})
+    return meta, arrays
+
+
+class Saved:
+    """A sidecar's content, checked against the run that reads it.
+
+    Raises SidecarError, naming the difference, for a sidecar of another run. `changes` names the accepted differences;
+    when there is one, rows planned after the checkpoint are void (`keep_rows` False).
+    """
+
+    def __init__(
+        self, meta: dict[str, Any], arrays: dict[str, np.ndarray], path: Any, *, config: AdoConfig, domains: Domains,
+        block_size: int,
+    ):  # fmt: skip
+        self.meta, self.arrays, self.domains = meta, arrays, domains
+        for name, theirs, ours in (
+            ("global batch", meta["block_size"], block_size), ("seed", meta["config"]["seed"], config.seed),
+        ):  # fmt: skip
+            if theirs != ours:
+                raise SidecarError(
+                    f"the sidecar {path} belongs to a run with {name} {theirs}, this one has {ours}; the order of the "
+                    f"samples depends on it: resume with {name} {theirs}, or start a new run"
+                )
+        theirs, ours = AdoConfig.from_dict(meta["config"]).resolved().to_dict(), config.resolved().to_dict()
+        differ = [name for name in ours if ours[name] != theirs[name] and name not in names(config, resume="silent")]
+        may_change = names(config, resume="free")
+        refused = [f"{flag_of(name, PREFIX)} {theirs[name]}" for name in differ if name not in may_change]
+        self.same_data = meta["domains"] == domains.fingerprint()
+        if not self.same_data:
+            refused.append(f"the data {_data(meta['prefixes_C'], meta['lengths_C'], domains)}")
+        if refused and not config.accept_changes:
+            raise SidecarError(
+                f"the sidecar {path} was written with {'; '.join(refused)}; resume with the same, or say "
+                "--ado-accept-changes to go on with what is given now"
+            )
+        free = [f"{flag_of(name, PREFIX)} {theirs[name]}" for name in differ if name in may_change]
+        self.changes = refused + free
+        self.keep_rows = not self.changes
+
+    @property
+    def first_free_block(self) -> int:
+        """The first block of which no sample was drawn before the checkpoint."""
+        return -(-self.meta["consumed_samples"] // self.meta["block_size"])
+
+    def old_column_C(self) -> np.ndarray:
+        """For each column of this run, the saved column that it continues, or -1: a new one, or one that has grown."""
+        old = {int(base): c for c, base in enumerate(self.arrays["base_id_C"])}
+        old_C = np.array([old.get(int(base), -1) for base in self.domains.stream_id_C])
+        same_length_C = np.asarray(self.meta["lengths_C"])[old_C] == self.domains.lengths_C
+        return np.where(same_length_C, old_C, -1)
+
+    def old_domain_K(self) -> np.ndarray:
+        """For each domain of this run, the saved domain that it continues (same name, all its columns), or -1."""
+        old_C, names = self.old_column_C(), self.meta["names_K"]
+        old_K = np.array([names.index(name) if name in names else -1 for name in self.domains.names_K])
+        changed_K = np.bincount(self.domains.domain_of_C, old_C < 0, minlength=len(old_K)) > 0
+        return np.where(changed_K, -1, old_K)
+
+    def stream_id_C(self) -> np.ndarray:
+        """What stands for each column in the order of samples: as saved; anew for a column whose length changed, whose
+        old order would not hold."""
+        known = {int(base) for base in self.arrays["base_id_C"]}
+        ids = []
+        for base, length, old in zip(
+            self.domains.stream_id_C, self.domains.lengths_C, self.old_column_C(), strict=True
+        ):
+            if old >= 0:
+                ids.append(int(self.arrays["schedule/stream_id_C"][old]))
+            else:
+                ids.append(derive_key(int(base), int(length)) >> 1 if int(base) in known else int(base))
+        return np.array(ids, dtype=np.int64)
+
+    def schedule_state(self) -> dict[str, Any]:
+        """The schedule's state, without the rows that are void."""
+        state = unnest("schedule", self.arrays) | self.meta["schedule"]
+        if not self.keep_rows:
+            partial = self.first_free_block - state["first_block"]
+            state["counts_SxC"] = state["counts_SxC"][:partial]
+        return state
+
+    def refits(self, cut_after: Callable[[int], int]) -> tuple[int, list[tuple[int, int, dict | None]]]:
+        """(next cut, cycles under way with the histories of their fits); no cycle where its rows are void."""
+        if not self.keep_rows:
+            return cut_after(self.first_free_block - 1), []
+        cycles = [
+            (block, step, unnest(f"fit{n}", self.arrays) if has_fit else None)
+            for n, (block, step, has_fit) in enumerate(self.meta["cycles"])
+        ]
+        return self.meta["next_cut"], cycles
+
+    def history(self) -> dict[str, np.ndarray]:
+        """The arrays of the loss history, for the domains of this run."""
+        arrays = unnest("history", self.arrays)
+        if self.same_data:
+            return arrays
+        old_K = self.old_domain_K()
+        for name, value in arrays.items():
+            if value.ndim == 2:
+                arrays[name] = np.where(old_K >= 0, value[:, old_K], 0.0)
+        return arrays | {"num_domains": np.array(len(old_K))}
+
+
+def _data(prefixes: Sequence[str], lengths: Sequence[int], domains: Domains) -> str:
+    """The first difference between two blends, in words."""
+    saved = dict(zip(prefixes, lengths, strict=True))
+    ours = dict(zip(domains.prefixes_C, domains.lengths_C.tolist(), strict=True))
+    for prefix, length in saved.items():
+        if prefix not in ours:
+            return f"{prefix}, which is not in this blend"
+        if ours[prefix] != length:
+            return f"{prefix} of {length} samples, now {ours[prefix]}"
+    extra = next((prefix for prefix in ours if prefix not in saved), None)
+    return f"without {extra}" if extra else "grouped or documented in another way"

@@ -1,0 +1,83 @@
+"""The sidecar: all that the mixture needs to go on, in one file that is either the old one or the new one.
+
+Layout: one line of magic, one line of JSON header, then an npz payload. The header carries the format's version, the
+payload's size and a SHA-256 over metadata and payload, so a truncated or altered file is recognised and refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ado_megatron.errors import SidecarError
+from ado_megatron.files import atomic_write
+
+MAGIC = b"ado-megatron sidecar\n"
+VERSION = 1
+
+
+def encode_sidecar(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
+    """The file's bytes. meta: JSON values. arrays: plain numeric or boolean arrays."""
+    payload = io.BytesIO()
+    np.savez_compressed(payload, **arrays)
+    meta_json = json.dumps(meta, sort_keys=True)
+    header = {
+        "version": VERSION,
+        "payload_bytes": payload.tell(),
+        "sha256": _digest(meta_json, payload.getvalue()),
+        "meta": meta_json,
+    }
+    return MAGIC + json.dumps(header).encode() + b"\n" + payload.getvalue()
+
+
+def write_sidecar(path: str | os.PathLike, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Write the sidecar atomically."""
+    atomic_write(path, encode_sidecar(meta, arrays))
+
+
+def read_sidecar(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(meta, arrays) of a sidecar. Raises SidecarError, one sentence, for anything that cannot be trusted."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise SidecarError(f"the sidecar {path} cannot be read ({error.strerror}); give the path of one") from error
+    if not data.startswith(MAGIC):
+        raise SidecarError(f"{path} is not an ado-megatron sidecar, or its beginning is damaged; use an older one")
+    try:
+        end = data.index(b"\n", len(MAGIC))
+        header = json.loads(data[len(MAGIC) : end])
+        version, size, digest, meta_json = (header[k] for k in ("version", "payload_bytes", "sha256", "meta"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise SidecarError(f"the header of the sidecar {path} is damaged; use an older one") from error
+    if version != VERSION:
+        raise SidecarError(
+            f"the sidecar {path} has format {version}, this version of ado_megatron reads format {VERSION}; "
+            "resume with the version that wrote it"
+        )
+    payload = data[end + 1 :]
+    if len(payload) != size:
+        raise SidecarError(f"the sidecar {path} is truncated ({len(payload)} of {size} bytes); use an older one")
+    if _digest(meta_json, payload) != digest:
+        raise SidecarError(f"the sidecar {path} was altered (its digest does not match); use an older one")
+    with np.load(io.BytesIO(payload), allow_pickle=False) as npz:
+        return json.loads(meta_json), {name: npz[name] for name in npz.files}
+
+
+def nest(prefix: str, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays under `prefix/`, for one flat npz."""
+    return {f"{prefix}/{name}": np.asarray(value) for name, value in arrays.items()}
+
+
+def unnest(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays that `nest` put under `prefix/`."""
+    return {name[len(prefix) + 1 :]: value for name, value in arrays.items() if name.startswith(prefix + "/")}
+
+
+def _digest(meta_json: str, payload: bytes) -> str:
+    return hashlib.sha256(meta_json.encode() + b"\n" + payload).hexdigest()

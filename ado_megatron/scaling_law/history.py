@@ -1,0 +1,152 @@
+"""The loss history of a run: appended step by step at O(K), turned into the points of a fit.
+
+Legend: K domains, T rows (steps, or bins of steps), n samples seen.
+
+Two forms, chosen by the config's `smoothing`:
+- "bins": rows are bins of consecutive steps, b = step // width. When the bins are used up, the width doubles and
+  neighbours are added together, so memory and the cost of a fit stay bounded however long the run. Sums are kept, so
+  a bin weighs its tokens, and the rows depend on the steps alone, not on when they were appended or saved.
+- "savgol" and "none": rows are steps, all kept. A step without samples of a domain repeats its last loss (the first
+  step: the mean over all domains), as in the released code.
+"""
+
+import numpy as np
+
+from ado_megatron.scaling_law.options import LawOptions
+
+_FIRST_ROWS = 256
+_HUGE = 1e100  # a loss of this size is no loss
+_SUMS = ("steps", "total", "n", "loss", "tokens")
+_ROWS = ("step", "last", *_SUMS)
+_SCALARS = ("binned", "width", "last_step", "max_bins", "ignore_steps", "num_domains")
+
+
+class LossHistory:
+    """Rows of (step, n, loss, tokens) for K domains. Not thread-safe; arrays handed out are copies."""
+
+    def __init__(self, num_domains: int, config: LawOptions | None = None):
+        """config decides the form (None: the defaults)."""
+        config = (config or LawOptions()).resolved()
+        self.num_domains = num_domains
+        self.binned = config.smoothing == "bins"
+        self.ignore_steps = config.ignore_steps if self.binned else 0
+        self.width = config.stride if self.binned else 1
+        self.max_bins = config.max_bins
+        self.last_step = -1
+        self._rows = 0
+        self._step = np.zeros(0, np.int64)
+        self._last = np.zeros(0, np.int64)
+        self._steps = np.zeros(0, np.int64)  # steps in a row
+        self._total = np.zeros(0)  # samples of all domains, summed over the steps of a row
+        self._n = np.zeros((0, num_domains))
+        self._loss = np.zeros((0, num_domains))
+        self._tokens = np.zeros((0, num_domains))
+
+    def append(self, step: int, n_K, samples_K, loss_sum_K, tokens_K) -> None:
+        """Adds one training step.
+
+        n_K: samples laid out of each domain up to the end of this step. samples_K: those of this step.
+        loss_sum_K, tokens_K: sum of the token losses in nats and number of tokens; 0 tokens = absent.
+        Raises ValueError when the step is not after the last one, or a shape is not K.
+        """
+        arrays = [np.asarray(a, np.float64) for a in (n_K, samples_K, loss_sum_K, tokens_K)]
+        if any(array.shape != (self.num_domains,) for array in arrays):
+            raise ValueError(f"step {step}: every array must have shape ({self.num_domains},)")
+        if step <= self.last_step:
+            raise ValueError(f"step {step} is not after step {self.last_step}")
+        n_K, _, loss_sum_K, tokens_K = arrays
+        self.last_step = int(step)
+        if self.binned:
+            self._append_bin(step, n_K, loss_sum_K, tokens_K)
+        else:
+            self._append_row(step, n_K, loss_sum_K, tokens_K)
+
+    def _append_row(self, step, n_K, loss_sum_K, tokens_K):
+        row = self._new_row(step)
+        seen_K = tokens_K > 0
+        if self._rows > 1:
+            absent_K = self._loss[row - 1]
+        else:
+            total = tokens_K[seen_K].sum()
+            absent_K = np.full(self.num_domains, loss_sum_K[seen_K].sum() / total if total > 0 else np.nan)
+        self._loss[row] = np.where(seen_K, loss_sum_K / np.where(seen_K, tokens_K, 1.0), absent_K)
+        self._n[row], self._tokens[row], self._last[row] = n_K, tokens_K, step
+        self._total[row], self._steps[row] = n_K.sum(), 1
+
+    def _append_bin(self, step, n_K, loss_sum_K, tokens_K):
+        """Sums of the step go to its bin; a loss that is not finite and positive counts as absent."""
+        if step < self.ignore_steps:
+            return
+        while step // self.width >= self.max_bins:
+            self._halve()
+        start = step // self.width * self.width
+        row = self._rows - 1
+        if row < 0 or self._step[row] != start:
+            row = self._new_row(start)
+        with np.errstate(invalid="ignore"):
+            seen_K = (tokens_K > 0) & np.isfinite(tokens_K) & np.isfinite(loss_sum_K) & (loss_sum_K > 0)
+        tokens_K = np.where(seen_K, tokens_K, 0.0)
+        self._n[row] += tokens_K * n_K
+        self._loss[row] += np.where(seen_K, loss_sum_K, 0.0)
+        self._tokens[row] += tokens_K
+        self._total[row] += n_K.sum()
+        self._steps[row] += 1
+        self._last[row] = step
+
+    def _new_row(self, step):
+        if self._rows == len(self._step):
+            size = max(2 * self._rows, _FIRST_ROWS)
+            for name in _ROWS:
+                old = getattr(self, "_" + name)
+                new = np.zeros((size, *old.shape[1:]), old.dtype)
+                new[: self._rows] = old[: self._rows]
+                setattr(self, "_" + name, new)
+        self._step[self._rows] = step
+        self._rows += 1
+        return self._rows - 1
+
+    def _halve(self):
+        """Doubles the width: bins that share their new start are added."""
+        self.width *= 2
+        starts_T = self._step[: self._rows] // self.width * self.width
+        first_R = np.flatnonzero(np.diff(starts_T, prepend=-1))
+        rows = first_R.size
+        if rows:
+            for name in _SUMS:
+                array = getattr(self, "_" + name)
+                merged = np.add.reduceat(array[: self._rows], first_R, axis=0)
+                array[: self._rows] = 0
+                array[:rows] = merged
+            self._last[:rows] = np.maximum.reduceat(self._last[: self._rows], first_R)
+            self._step[:rows] = starts_T[first_R]
+        self._rows = rows
+
+    def cut(self, step: int) -> dict[str, np.ndarray]:
+        """The rows with all their steps before `step`, as arrays: what `fit_history` takes. n and loss are means."""
+        rows = int(np.searchsorted(self._last[: self._rows], step))
+        tokens = self._tokens[:rows]
+        n, loss = self._n[:rows].copy(), self._loss[:rows].copy()
+        if self.binned:
+            n, loss = (a / np.where(tokens > 0, tokens, 1.0) for a in (n, loss))
+            loss[tokens == 0] = np.nan
+        total = self._total[:rows] / self._steps[:rows]
+        return {"step_T": self._step[:rows].copy(), "total_T": total, "n_TxK": n, "loss_TxK": loss,
+                "tokens_TxK": tokens.copy()}
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The whole state, for a checkpoint."""
+        rows = {name: getattr(self, "_" + name)[: self._rows].copy() for name in _ROWS}
+        return rows | {name: np.array(getattr(self, name)) for name in _SCALARS}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "LossHistory":
+        """The inverse of to_arrays: appending goes on as if there had been no break."""
+        history = cls(int(arrays["num_domains"]))
+        for name in _SCALARS:
+            setattr(history, name, arrays[name].item())
+        for name in _ROWS:
+            setattr(history, "_" + name, np.array(arrays[name]))
+        history._rows = len(history._step)
+        return history
+
+

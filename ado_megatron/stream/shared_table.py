@@ -1,0 +1,172 @@
+"""The table in shared memory: rows that one process writes and loader workers read, without locks.
+
+A slot holds the block number, a 64-bit digest and how many samples of each column the stream has up to the end of that
+block; a block's own counts are the difference to the slot before. A reader copies a slot, computes the digest of its
+copy, and accepts the copy only when block and digest match; else it reads again. A copy torn by a concurrent
+write, or made while some of the stores were not yet visible, has another digest (but for a chance of 2^-64), so no
+assumption about the order in which a CPU makes stores visible is needed, on x86 or on weakly ordered machines (ARM,
+POWER). `planned` is only ever a hint about how long to wait: what a reader returns is decided by content.
+
+Legend: C columns, S rows, R slots.
+"""
+
+import os
+import time
+
+import numpy as np
+import torch
+
+from ado_megatron.errors import ScheduleTimeout, StaleRow
+from ado_megatron.stream.permutation import derive_key, derive_key_N
+
+_BLOCK, _DIGEST, _HEADER = 0, 1, 2
+_EMPTY = -2  # no block: the slot before block 0 has the number -1
+_SETTLE = 1.0  # seconds that a planned row may stay invisible or torn before it counts as lost
+_CHUNK_CELLS = 1 << 16  # rows × columns written at a time: stays in the cache
+
+
+def bytes_per_row(num_columns: int) -> int:
+    """Shared memory of one row: header and int64 sums."""
+    return 8 * (_HEADER + num_columns)
+
+
+class SharedTable:
+    """The last `capacity` rows: end_C (int64), samples of each column up to the end of a block.
+
+    Picklable to spawned processes through torch.multiprocessing; forked ones share it as it is.
+    """
+
+    def __init__(self, capacity: int, num_columns: int, wait_deadline: float):
+        self.capacity, self.num_columns, self.wait_deadline = capacity, num_columns, wait_deadline
+        self._slots = capacity + 1  # the row before the oldest is where that one starts
+        self._shared = (
+            torch.full((self._slots, _HEADER), _EMPTY, dtype=torch.int64).share_memory_(),
+            torch.zeros((self._slots, num_columns), dtype=torch.int64).share_memory_(),
+            torch.zeros(2, dtype=torch.int64).share_memory_(),
+        )
+        self._attach()
+        self.rewind(0, np.zeros(num_columns, dtype=np.int64))
+
+    def _attach(self) -> None:
+        self.header_RxH, self.end_RxC, self._range_2 = (t.numpy() for t in self._shared)
+        # Odd multipliers: a change of one element always changes the sum, of several with a chance of 1 − 2^-63.
+        self._odd_C = (derive_key_N((12,), np.arange(self.num_columns)) | np.uint64(1)).view(np.int64)
+
+    def __getstate__(self) -> dict:
+        keep = ("capacity", "num_columns", "wait_deadline", "_slots", "_shared")
+        return {name: self.__dict__[name] for name in keep}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._attach()
+
+    @property
+    def planned(self) -> int:
+        """Blocks 0 … planned − 1 have been written (not all need still be held)."""
+        return int(self._range_2[1])
+
+    @property
+    def first(self) -> int:
+        """The oldest block still held."""
+        return max(int(self._range_2[0]), self.planned - self.capacity)
+
+    def rewind(self, block: int, start_C: np.ndarray) -> None:
+        """Empty the table and go on at `block`, before which there are start_C samples. Before any reader starts."""
+        self.header_RxH[:] = _EMPTY
+        self._range_2[:] = block
+        slot = (block - 1) % self._slots
+        self.end_RxC[slot] = start_C
+        self.header_RxH[slot] = block - 1, self._digest(block - 1, self.end_RxC[slot])
+
+    def _digest(self, block: int, end_C: np.ndarray) -> int:
+        digest = derive_key(13, block, int(end_C @ self._odd_C))
+        return digest - (1 << 64) if digest >> 63 else digest
+
+    def _digest_S(self, block_S: np.ndarray, end_SxC: np.ndarray) -> np.ndarray:
+        """`_digest` of many rows, int64."""
+        return derive_key_N((13,), block_S, end_SxC @ self._odd_C).view(np.int64)
+
+    def write(self, counts_SxC: np.ndarray) -> np.ndarray:
+        """Append rows, then announce them; by the planning process alone. Returns their digests, int64."""
+        first, digests = self.planned, [np.zeros(0, dtype=np.int64)]
+        row, end_C = 0, self.end_RxC[(first - 1) % self._slots].copy()  # a short ring may write there
+        while row < len(counts_SxC):
+            slot = (first + row) % self._slots
+            size = min(len(counts_SxC) - row, self._slots - slot, max(1, _CHUNK_CELLS // self.num_columns))
+            end_SxC = self.end_RxC[slot : slot + size]  # summed up where it stays
+            end_SxC[:] = counts_SxC[row : row + size]
+            end_SxC[0] += end_C
+            np.add.accumulate(end_SxC, axis=0, out=end_SxC)
+            end_C = end_SxC[-1].copy()
+            block_S = np.arange(first + row, first + row + size)
+            digests.append(self._digest_S(block_S, end_SxC))
+            self.header_RxH[slot : slot + size] = np.stack([block_S, digests[-1]], axis=1)
+            row += size
+        self._range_2[1] = first + len(counts_SxC)
+        return np.concatenate(digests)
+
+    def read(self, block: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """(counts_C as int32, start_C, digest) of a row, copied and verified; waits for a row not yet planned.
+
+        start_C: samples of each column before the block. Raises StaleRow for a row that has left the table and
+        ScheduleTimeout after `wait_deadline` seconds.
+        """
+        row = self._try_read(block)
+        return row if row is not None else self._wait(block)
+
+    def start_C(self, block: int) -> np.ndarray:
+        """Samples of each column before a block that is planned, or the next to be."""
+        end = self._try_slot(block - 1)
+        return end[0] if end is not None else self.read(block)[1]
+
+    def _try_read(self, block: int):
+        end = self._try_slot(block)
+        start = None if end is None else self._try_slot(block - 1)
+        if start is None:
+            return None
+        return (end[0] - start[0]).astype(np.int32), start[0], end[1]
+
+    def _try_slot(self, block: int) -> tuple[np.ndarray, int] | None:
+        """(end_C, digest), or None where the slot does not yet, or not wholly, hold the block."""
+        slot = block % self._slots
+        held, digest = self.header_RxH[slot].tolist()
+        if held < block:
+            return None
+        end_C = self.end_RxC[slot].copy()
+        if self._digest(held, end_C) != digest:
+            return None
+        if held > block:
+            raise StaleRow(self._gone(block))
+        return end_C, digest
+
+    def _wait(self, block: int):
+        started, pause, parent, missing_since = time.monotonic(), 1e-4, os.getppid(), None
+        while True:
+            if block < self.first:
+                raise StaleRow(self._gone(block))
+            row = self._try_read(block)
+            if row is not None:
+                return row
+            now = time.monotonic()
+            if block < self.planned:
+                missing_since = missing_since or now
+                if now - missing_since > max(_SETTLE, self.wait_deadline):
+                    raise StaleRow(self._gone(block))
+            elif now - started > self.wait_deadline:
+                raise ScheduleTimeout(
+                    f"block {block} was not planned within {self.wait_deadline:g} s ({self.planned} blocks are): "
+                    "the training process has stopped planning (look for the first error on another rank), or it is "
+                    "slower than --ado-wait-deadline allows, or --ado-lead is too small for the loader"
+                )
+            if os.getppid() != parent:
+                raise ScheduleTimeout(f"the process that plans block {block} is gone")
+            time.sleep(pause)
+            pause = min(2 * pause, 0.02)
+
+    def _gone(self, block: int) -> str:
+        return (
+            f"block {block} is no longer in the table ({self.first} to {self.planned - 1} are): a reader is "
+            f"more than {self.capacity} blocks behind the planner, or before the position the run resumed from; "
+            "give Schedule more window_bytes, or plan in smaller pieces"
+        )
+

@@ -1,0 +1,160 @@
+"""What can be known to be wrong with the data before a process starts: paths, indices, weights, lengths, vocabulary.
+
+Runs in the launcher's parent and again on every rank (which then agree without talking). numpy and the standard
+library alone: no torch.
+
+Legend: C columns, one a prefix.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ado_megatron.blend.indexed_files import Prefix, parse_blend, read_prefix
+from ado_megatron.errors import UserError
+from ado_megatron.trainer.options import TrainerOptions
+
+_LOOKED_AT = 1 << 20  # tokens of each end of a prefix that are held against the vocabulary
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Checked data of a run. weights_C: as given, None when prefixes came without; valid_C: None without validation
+    data."""
+
+    train_C: tuple[Prefix, ...]
+    weights_C: tuple[float, ...] | None
+    valid_C: tuple[Prefix, ...] | None
+    vocab_size: int
+    tokenizer: str | None
+
+
+def check_data(options: TrainerOptions) -> DataSpec:
+    """Read and check everything about the data. Raises UserError, one sentence, for the first thing wrong."""
+    words, source, folder = _train_words(options)
+    weights, prefixes = parse_blend(words, source)
+    train = tuple(read_prefix(_resolve(prefix, folder)) for prefix in prefixes)
+    for prefix in train:
+        if prefix.samples(options.seq_length) < 1:
+            raise UserError(
+                f"{prefix.path} has {prefix.tokens} tokens, fewer than one sample of --seq-length "
+                f"{options.seq_length} needs ({options.seq_length + 1}); drop the domain or shorten the samples"
+            )
+    valid = _valid_prefixes(options, folder, len(train))
+    vocab_size, tokenizer = _vocabulary(options, folder)
+    for prefix in train + (valid or ()):
+        _check_tokens(prefix, vocab_size)
+    return DataSpec(train, None if weights is None else tuple(weights), valid, vocab_size, tokenizer)
+
+
+def _read_words(path: str | Path, flag: str) -> list[str]:
+    try:
+        words = Path(path).read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{flag} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not words:
+        raise UserError(f"{flag} {path} is empty; it must hold `weight prefix weight prefix …`")
+    return words
+
+
+def _train_words(options: TrainerOptions) -> tuple[list[str], str, Path | None]:
+    if options.data_path is not None:
+        return list(options.data_path), "--data-path", None
+    if options.data_args_path is not None:
+        return (
+            _read_words(options.data_args_path, "--data-args-path"),
+            f"--data-args-path {options.data_args_path}",
+            None,
+        )
+    folder = Path(options.data)
+    if not (folder / "blend.txt").is_file():
+        raise UserError(
+            f"--data {folder} has no blend.txt; make the directory with `ado-megatron prepare`, or name prefixes "
+            "with --data-path"
+        )
+    return _read_words(folder / "blend.txt", "--data"), str(folder / "blend.txt"), folder
+
+
+def _resolve(prefix: str, folder: Path | None) -> str:
+    """A prefix of a prepared directory may be relative to it, also after the directory was moved."""
+    if folder is not None and not Path(prefix + ".idx").is_file():
+        return str(folder / prefix) if (folder / (prefix + ".idx")).is_file() else str(folder / Path(prefix).name)
+    return prefix
+
+
+def _valid_prefixes(options: TrainerOptions, folder: Path | None, num_train: int) -> tuple[Prefix, ...] | None:
+    if options.valid_data_path is not None:
+        words, source = list(options.valid_data_path), "--valid-data-path"
+    elif options.valid_data_args_path is not None:
+        words, source = _read_words(options.valid_data_args_path, "--valid-data-args-path"), "--valid-data-args-path"
+    elif folder is not None and (folder / "valid_blend.txt").is_file():
+        words, source = _read_words(folder / "valid_blend.txt", "--data"), str(folder / "valid_blend.txt")
+    else:
+        return None
+    _, prefixes = parse_blend(words, source)
+    if len(prefixes) != num_train:
+        raise UserError(
+            f"{source} names {len(prefixes)} prefixes but there are {num_train} to train on; give one for each, in "
+            "the same order"
+        )
+    return tuple(read_prefix(_resolve(prefix, folder)) for prefix in prefixes)
+
+
+def _vocabulary(options: TrainerOptions, folder: Path | None) -> tuple[int, str | None]:
+    tokenizer = options.tokenizer
+    if tokenizer is None and folder is not None:
+        found = [name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).is_file()]
+        tokenizer = str(folder / found[0]) if found else None
+    size = None if tokenizer is None else _tokenizer_size(tokenizer)
+    if size is None and folder is not None and (folder / "manifest.json").is_file():
+        size = json.loads((folder / "manifest.json").read_text()).get("vocab_size")
+    if options.vocab_size is not None and size is not None and size > options.vocab_size:
+        raise UserError(
+            f"the tokenizer {tokenizer or folder} has {size} tokens but --vocab-size gives the model "
+            f"{options.vocab_size}; make it at least {size} or leave it out"
+        )
+    size = options.vocab_size or size
+    if size is None:
+        raise UserError("the size of the vocabulary is unknown; give --tokenizer or --vocab-size")
+    return int(size), tokenizer
+
+
+def _tokenizer_size(path: str) -> int:
+    try:
+        if path.endswith(".json"):
+            content = json.loads(Path(path).read_text())
+            entries = content["model"]["vocab"]
+            last = max(entries.values()) if isinstance(entries, dict) else len(entries) - 1
+            return 1 + max([last, *(token["id"] for token in content.get("added_tokens", []))])
+        import sentencepiece
+
+        return sentencepiece.SentencePieceProcessor(model_file=path).vocab_size()
+    except ImportError as error:
+        raise UserError(
+            f"reading the tokenizer {path} needs the package sentencepiece; install it or give --vocab-size alone"
+        ) from error
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the tokenizer {path} cannot be read as a sentencepiece model or a tokenizer.json: "
+            f"{str(error).splitlines()[0][:120]}"
+        ) from error
+
+
+def _check_tokens(prefix: Prefix, vocab_size: int) -> None:
+    """Look at both ends of the tokens: an id outside the vocabulary would stop the run far inside, with an index
+    error."""
+    if prefix.tokens == 0:
+        return
+    tokens = np.memmap(prefix.path + ".bin", dtype=prefix.dtype, mode="r")
+    high = max(int(tokens[:_LOOKED_AT].max()), int(tokens[-_LOOKED_AT:].max()))
+    low = min(int(tokens[:_LOOKED_AT].min()), int(tokens[-_LOOKED_AT:].min()))
+    if high >= vocab_size or low < 0:
+        wrong = high if high >= vocab_size else low
+        raise UserError(
+            f"{prefix.path}.bin holds the token id {wrong} but the vocabulary has {vocab_size}; it was made with "
+            "another tokenizer, or --vocab-size is too small"
+        )

@@ -1,0 +1,73 @@
+"""Weights and losses by domain where the host shows its own: TensorBoard, W&B, the log."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from tests.kit.host_runs import QUICK_ADO, tail, train, write_domains
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
+
+# Stands for the package: what is logged becomes a line of a file.
+WANDB = """
+import json, os
+
+class Anything:
+    def __init__(self, *args, **kwargs): pass
+    def __getattr__(self, name): return lambda *args, **kwargs: None
+
+config, run, Artifact = Anything(), Anything(), Anything
+run.entity = run.project = "none"
+define_metric = finish = lambda *args, **kwargs: None
+
+def init(project, name, **rest):
+    write({"project": project, "name": name})
+
+def log(values, step=None):
+    write({"step": step} | {name: float(value) for name, value in values.items()})
+
+def write(line):
+    with open(os.environ["WANDB_LINES"], "a") as file:
+        file.write(json.dumps(line) + "\\n")
+"""
+
+
+@pytest.mark.parametrize("host", ["lm", "lm_main", "deepspeed", "deepspeed_flat"])
+def test_weights_and_validation_losses_go_to_tensorboard_wandb_and_log(host, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tmp_path / "stubs" / "wandb").mkdir(parents=True)
+    (tmp_path / "stubs" / "wandb" / "__init__.py").write_text(WANDB)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stubs"))
+    monkeypatch.setenv("WANDB_LINES", str(tmp_path / "wandb.jsonl"))
+    options = ["--num-workers", 0, *QUICK_ADO, "--ado-validation", "--eval-interval", 3]
+    options += ["--tensorboard-dir", tmp_path / "tensorboard", "--wandb-project", "mixtures", "--wandb-exp-name", "one"]
+    data = ["--data-path", *write_domains(tmp_path)]
+    run = train(host, tmp_path / "run", data, options, ranks=2, steps=6)
+    assert run.status == 0, tail(run)
+
+    started, *logged = map(json.loads, (tmp_path / "wandb.jsonl").read_text().splitlines())
+    assert started == {"project": "mixtures", "name": "one"}
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+
+    def curves(name):
+        """(step, value) in TensorBoard, the same in W&B, both of float32."""
+        board = [(point.step, pytest.approx(point.value, rel=1e-6)) for point in events.Scalars(name)]
+        assert [(line["step"], line[name]) for line in logged if name in line] == board
+        return board
+
+    rows = [*run.metrics("validation"), *run.metrics("test")]
+    assert [row["step"] for row in rows] == [3, 6, 6, 6]
+    # the last rank writes, which knows the weights in force for the next batch as its shares
+    shares = [np.divide(row["counts_K"], 8) for row in run.metrics("step")]
+    for k, name in enumerate(["wiki", "code", "news", "law"]):
+        expected = [(step, shares[min(step, 5)][k]) for step in range(1, 7)]
+        assert expected == curves(f"ado/weight/{name}")
+        for kind in ("validation", "test"):
+            expected = [(r["step"], r["loss_K"][k]) for r in rows if r["type"] == kind and r["loss_K"][k] is not None]
+            if expected:
+                assert expected == curves(f"ado/{kind}/{name}")
+    assert "ado: step 1 weights | wiki 0.4000 code 0.3000 news 0.2000 law 0.1000" in run.log
+    assert re.search(r"ado: step 6 test loss \| wiki \d\.\d{4} ", run.log)

@@ -1,0 +1,229 @@
+"""Real runs of unmodified hosts on a CPU, for the tests marked `host`.
+
+A checkout is the user's own: MEGATRON_LM_DIR (core_v0.16.1), MEGATRON_LM_MAIN_DIR (main d98e8a6),
+MEGATRON_DEEPSPEED_DIR (4efb479). MEGATRON_PYTHON: the interpreter that has their packages (default: this
+one). See launch/README.md.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECKOUTS = {
+    "lm": "MEGATRON_LM_DIR",
+    "lm_main": "MEGATRON_LM_MAIN_DIR",
+    "deepspeed": "MEGATRON_DEEPSPEED_DIR",
+    "deepspeed_flat": "MEGATRON_DEEPSPEED_DIR",  # --no-pipeline-parallel
+}
+DOMAINS = {"wiki": (0.4, 160), "code": (0.3, 120), "news": (0.2, 80), "law": (0.1, 24)}  # weight, documents
+# tokens 0…126; every flag below is the same in all three hosts
+COMMON = (
+    "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32 --max-position-embeddings 32 "
+    "--micro-batch-size 2 --global-batch-size 8 --lr 1e-2 --lr-decay-style constant "
+    "--tokenizer-type NullTokenizer --vocab-size 127 --eval-iters 1 --eval-interval 10 --log-interval 1 "
+    "--attention-dropout 0 --hidden-dropout 0 --distributed-backend gloo --no-gradient-accumulation-fusion "
+    "--save-interval 1000"
+).split()
+LM = (
+    "--transformer-impl local --no-persist-layer-norm --no-bias-swiglu-fusion --no-bias-gelu-fusion "
+    "--no-bias-dropout-fusion --no-masked-softmax-fusion --no-rope-fusion --use-cpu-initialization "
+    "--position-embedding-type rope --disable-bias-linear --ckpt-format torch"
+).split()
+SPLIT = ["--split", "90,5,5"]
+DEEPSPEED = ["--deepspeed", "--data-impl", "mmap"]
+# a refit every 6 steps from step 6 on, on raw losses: 24 steps see three
+QUICK_ADO = (
+    "--ado-refit-interval 6 --ado-start-step 6 --ado-ignore-steps 0 --ado-smoothing none --ado-stride 1 "
+    "--ado-log-interval 1"
+).split()
+
+
+def checkout(host: str) -> Path:
+    """The host's checkout, or a skip in one line that says how to get it."""
+    variable = CHECKOUTS[host]
+    if variable not in os.environ:
+        pytest.skip(f"set {variable} to a checkout of the host (see launch/README.md)")
+    return Path(os.environ[variable])
+
+
+def write_domains(directory: Path) -> list[str]:
+    """Tiny .bin/.idx domains with different token statistics; returns the blend as --data-path takes it."""
+    import torch
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    rng, blend = np.random.default_rng(0), []
+    for number, (name, (weight, documents)) in enumerate(DOMAINS.items()):
+        prefix = directory / f"{name}_text_document"
+        builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
+        chain = rng.dirichlet(np.full(24, 0.1), size=24)
+        for _ in range(documents):
+            tokens = [int(rng.integers(24))]
+            for _ in range(int(rng.integers(60, 200))):
+                tokens.append(int(rng.choice(24, p=chain[tokens[-1]])))
+            tokens = [token + 30 * number + 1 for token in tokens] + [0]
+            builder.add_document(torch.tensor(tokens), [len(tokens)])
+        builder.finalize(f"{prefix}.idx")
+        blend += [str(weight), str(prefix)]
+    return blend
+
+
+@dataclasses.dataclass
+class Run:
+    """What a run left behind."""
+
+    status: int
+    log: str
+    directory: Path
+
+    @property
+    def curve(self) -> dict[int, tuple[str, ...]]:
+        """(loss, gradient norm) as printed, by iteration."""
+        pattern = r"iteration\s+(\d+)/.*?lm loss: (\S+)(?:.*?grad norm: (\S+))?"
+        return {int(step): tuple(rest) for step, *rest in re.findall(pattern, self.log)}
+
+    def metrics(self, kind: str) -> list[dict]:
+        """The objects of one kind in metrics.jsonl."""
+        rows = map(json.loads, (self.directory / "ado" / "metrics.jsonl").read_text().splitlines())
+        return [row for row in rows if row["type"] == kind]
+
+    def mixture_losses(self) -> dict[int, float]:
+        """Token-weighted mean of the domains' losses, by iteration."""
+        return {
+            row["step"]: sum((loss or 0) * tokens for loss, tokens in zip(row["loss_K"], row["tokens_K"], strict=True))
+            / sum(row["tokens_K"])
+            for row in self.metrics("step")
+        }
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def _launcher(host: str, ranks: int, module: str | None) -> list[str]:
+    python = os.environ.get("MEGATRON_PYTHON", sys.executable)
+    if host.startswith("deepspeed"):
+        port = ["--master_port", str(_free_port())]
+        wrapped = ["--module", module] if module else []
+        return [python, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), *port, *wrapped]
+    wrapped = ["-m", module] if module else []
+    return [python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), *wrapped]
+
+
+def deepspeed_config(directory: Path, zero: int) -> list[str]:
+    path = directory / f"deepspeed_zero{zero}.json"
+    values = {
+        "train_micro_batch_size_per_gpu": 2, "train_batch_size": 8, "gradient_clipping": 1.0, "steps_per_print": 1000,
+        "zero_optimization": {"stage": zero},
+    }  # fmt: skip
+    path.write_text(json.dumps(values))
+    return ["--deepspeed_config", str(path), "--zero-stage", str(zero)]
+
+
+def train(
+    host: str, save: Path, data: list[str], options=(), *, ranks=1, steps=24, zero=0, module="ado_megatron.run",
+    root=None, timeout=280,
+) -> Run:  # fmt: skip
+    """Run the pretrain_gpt.py of the host (or of `root`, a copy of it) through `module`, or plainly if that is None.
+
+    data: the options that name the data. steps: None if the options say how long. save: the directory of checkpoints,
+    ado/ and logs.
+    """
+    save.mkdir(parents=True, exist_ok=True)
+    script = (root or checkout(host)) / "pretrain_gpt.py"
+    arguments = [*COMMON, *data, "--save", str(save)]
+    if "--step-batch-size-schedule" in options:  # in place of a global batch
+        place = arguments.index("--global-batch-size")
+        del arguments[place : place + 2]
+    arguments += ["--train-iters", str(steps)] if steps is not None else []
+    if data[0] in ("--data-path", "--data-args-path"):
+        arguments += SPLIT
+    arguments += ["--data-cache-path", str(save.parent / f"cache_{host}")]
+    if host.startswith("deepspeed"):
+        arguments += DEEPSPEED + deepspeed_config(save, zero)
+        arguments += ["--no-pipeline-parallel"] if host == "deepspeed_flat" else []
+    else:
+        arguments += LM
+    command = [*_launcher(host, ranks, module), str(script), *arguments, *map(str, options)]
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "ADO_CPU": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }  # fmt: skip
+    # the hosts build their C++ index with `python3`: it must be the interpreter that runs them
+    environment["PATH"] = os.pathsep.join([os.path.dirname(command[0]), environment["PATH"]])
+    with open(save / f"log{len(list(save.glob('log*')))}.txt", "w+") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=save,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            status = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.wait()
+            status = None
+        log.seek(0)
+        return Run(status, log.read(), save)
+
+
+def tail(run: Run, lines: int = 40) -> str:
+    """The end of the log, for the message of an assertion."""
+    return "\n".join(run.log.splitlines()[-lines:])
+
+
+def final_parameters(run: Run) -> dict[str, "object"]:
+    """The model's tensors in the last checkpoint (of model-parallel rank zero), by name."""
+    import pickle
+    from types import SimpleNamespace
+
+    import torch
+
+    class Anything:
+        """Stands for a class of the host, which this process cannot import."""
+
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def __setstate__(self, state):
+            pass
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module, name):
+            try:
+                return super().find_class(module, name)
+            except (ImportError, AttributeError):
+                return Anything
+
+    lenient = SimpleNamespace(__name__="lenient", Unpickler=Unpickler, load=pickle.load)
+
+    def read(path):
+        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=lenient)
+
+    (last,) = sorted([*run.directory.glob("iter_*"), *run.directory.glob("global_step*")])[-1:]
+    layers = sorted(last.glob("layer_*-model_00-model_states.pt"))  # of the pipeline engine, one file a layer
+    if layers:
+        return dict(_tensors({layer.name: read(layer) for layer in layers}))
+    (file,) = [*last.glob("mp_rank_00/model_optim_rng.pt"), *last.glob("mp_rank_00_model_states.pt")]
+    state = read(file)
+    return dict(_tensors(state.get("model") or state["module"]))
+
+
+def _tensors(tree, name=""):
+    import torch
+
+    if isinstance(tree, torch.Tensor):
+        yield name, tree
+    elif isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _tensors(value, f"{name}/{key}")

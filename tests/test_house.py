@@ -1,0 +1,123 @@
+"""The house: imports point down only, foreign libraries stay where they belong, and ruff has nothing to say."""
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "ado_megatron"
+
+# The floors from the top down; a room is a wing (a folder) or a module beside them. A room may import rooms of lower
+# floors, and of its own floor where that makes no circle.
+FLOORS = [
+    ["cli", "run"],
+    ["hosts", "trainer", "report", "replay", "prepare", "doctor", "audit"],
+    ["mixer"],
+    ["config", "measure"],
+    ["stream", "policy", "scaling_law", "blend"],
+    ["profiles"],
+    ["option_fields"],
+    ["files", "errors"],
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+# Foreign libraries and the modules that may import them, by wing or by module. numpy is everyone's.
+FOREIGN = {
+    "scipy": {"scaling_law"},
+    "torch": {"hosts", "trainer", "mixer", "measure", "doctor", "stream/shared_table", "stream/blended_dataset"},
+    "torch.distributed": {"hosts", "trainer", "mixer/world"},
+    "megatron": {"hosts", "trainer", "prepare", "doctor"},
+    "deepspeed": {"hosts", "trainer", "doctor"},
+    "apex": {"trainer"},
+    "transformers": {"hosts"},
+    "matplotlib": {"report", "replay/plot"},
+    "PIL": {"report/figures"},  # matplotlib brings it
+    "tensorboard": {"trainer"},
+    "tqdm": {"prepare", "trainer"},
+    "sentencepiece": {"prepare/tokenizer", "trainer"},
+    "tokenizers": {"prepare/tokenizer", "trainer"},
+    "zstandard": {"prepare/documents"},
+    "yaml": {"blend/domains"},
+    "typing_extensions": {"hosts"},
+}
+
+
+def room_of(path):
+    """The wing or the module beside the wings that a file belongs to."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def modules():
+    """Every module of the package but its root."""
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE or path.stem != "__init__"]
+
+
+def label(path):
+    """`stream/schedule` for ado_megatron/stream/schedule.py."""
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def imports(path):
+    """Every module that a file imports, wherever in the file the import stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            if node.module in ("ado_megatron", "torch"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own(path):
+    """The rooms of this package that a file imports from."""
+    names = {name.split(".")[1] for name in imports(path) if name.startswith("ado_megatron.")}
+    return names & {room_of(path) for path in modules()}
+
+
+def test_every_room_has_its_floor_and_every_floor_its_rooms():
+    found = {room_of(path) for path in modules()}
+    assert found - FLOOR_OF.keys() == set(), "give the new room its floor in FLOORS"
+    assert FLOOR_OF.keys() - found == set()
+
+
+@pytest.mark.parametrize("path", modules(), ids=label)
+def test_imports_point_down(path):
+    upward = {other for other in own(path) if FLOOR_OF[other] < FLOOR_OF[room_of(path)]}
+    assert not upward, f"{label(path)} imports {upward} from above"
+
+
+@pytest.mark.parametrize("path", modules(), ids=label)
+def test_foreign_libraries_stay_where_they_belong(path):
+    used = {module.split(".")[0] for module in imports(path)} - set(sys.stdlib_module_names)
+    used |= {"torch.distributed"} & {".".join(module.split(".")[:2]) for module in imports(path)}
+    for library in used - {"ado_megatron", "numpy"}:
+        assert {room_of(path), label(path)} & FOREIGN.get(library, set()), f"{label(path)} imports {library}"
+
+
+def test_no_circle_of_rooms():
+    edges = {room_of(path): set() for path in modules()}
+    for path in modules():
+        edges[room_of(path)] |= own(path) - {room_of(path)}
+    while free := {room for room, needs in edges.items() if not needs}:
+        edges = {room: needs - free for room, needs in edges.items() if room not in free}
+    assert edges == {}
+
+
+def test_the_walk_sees_hidden_imports(tmp_path):
+    hidden = ["from torch import distributed", "import ado_megatron.mixer as m", "from ado_megatron import report"]
+    (tmp_path / "m.py").write_text("\n    ".join(["def f():", *hidden]))
+    found = set(imports(tmp_path / "m.py"))
+    assert {"torch.distributed", "ado_megatron.mixer", "ado_megatron.report"} <= found
+    assert own(tmp_path / "m.py") == {"mixer", "report"}
+
+
+def test_the_package_root_imports_nothing():
+    assert list(imports(PACKAGE / "__init__.py")) == []
+
+
+def test_ruff_has_nothing_to_say():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,194 @@
+"""Bad input of `ado-megatron pretrain`: one sentence, exit code 2, nothing written, nothing started."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from ado_megatron import cli
+from ado_megatron.blend.indexed_files import parse_blend
+from ado_megatron.trainer import launch
+from ado_megatron.trainer.check_data import check_data
+from ado_megatron.trainer.options import parse
+from ado_megatron.trainer.run_dir import run_identity
+from tests.kit.training import VOCAB, write_data, write_prefix
+
+NAMES = [f"domain{k}_text_document" for k in range(3)]
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_data(tmp_path / "data")
+
+
+@pytest.fixture(autouse=True)
+def no_launch(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+
+    def refuse(*_):
+        raise AssertionError("processes were started")
+
+    monkeypatch.setattr(launch, "_start", refuse)
+
+
+def pretrain(tmp_path, *argv: str) -> list[str]:
+    return [
+        "pretrain",
+        "--run-dir",
+        str(tmp_path / "run"),
+        "--seq-length",
+        "16",
+        "--micro-batch",
+        "2",
+        "--global-batch",
+        "8",
+        *map(str, argv),
+    ]
+
+
+def blend(data, weights=("0.5", "0.3", "0.2")) -> list[str]:
+    return [word for weight, name in zip(weights, NAMES, strict=False) for word in (weight, str(data / name))]
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    path.write_bytes({"truncate": content[: len(content) // 2], "magic": b"x" * 9 + content[9:], "empty": b""}[how])
+
+
+CASES = {
+    "missing prefix": (
+        lambda d: ["--data-path", "0.5", d / NAMES[0], "0.5", d / "nowhere"],
+        "nowhere.idx does not exist",
+    ),
+    "idx without bin": (
+        lambda d: (os.remove(d / (NAMES[1] + ".bin")), ["--data", d])[1],
+        r"domain1_text_document.bin does not exist \(but .*idx does\)",
+    ),
+    "bin without idx": (
+        lambda d: (os.remove(d / (NAMES[1] + ".idx")), ["--data", d])[1],
+        r"domain1_text_document.idx does not exist \(but .*bin does\)",
+    ),
+    "truncated bin": (
+        lambda d: (damage(d / (NAMES[0] + ".bin"), "truncate"), ["--data", d])[1],
+        "domain0_text_document.bin has .* bytes but",
+    ),
+    "truncated idx": (
+        lambda d: (damage(d / (NAMES[0] + ".idx"), "truncate"), ["--data", d])[1],
+        "(truncated or damaged|bytes but)",
+    ),
+    "empty idx": (
+        lambda d: (damage(d / (NAMES[0] + ".idx"), "empty"), ["--data", d])[1],
+        "is not an index of Megatron",
+    ),
+    "no idx at all": (
+        lambda d: (damage(d / (NAMES[0] + ".idx"), "magic"), ["--data", d])[1],
+        "is not an index of Megatron",
+    ),
+    "negative weight": (
+        lambda d: ["--data-path", *blend(d, ("0.5", "-0.1", "0.6"))],
+        "the weight of .*domain1_text_document in --data-path is -0.1",
+    ),
+    "nan weight": (lambda d: ["--data-path", *blend(d, ("0.5", "nan", "0.6"))], "weight of .* is nan"),
+    "infinite weight": (lambda d: ["--data-path", *blend(d, ("0.5", "inf", "0.6"))], "weight of .* is inf"),
+    "zero weights": (lambda d: ["--data-path", *blend(d, ("0", "0.0", "0"))], "all weights in --data-path are zero"),
+    "one domain": (lambda d: ["--data-path", "1.0", d / NAMES[0]], "names 1 domain; a mixture needs at least two"),
+    "a prefix twice": (lambda d: ["--data-path", *blend(d), *blend(d)], "twice"),
+    "odd list": (lambda d: ["--data-path", "0.5", d / NAMES[0], "0.5"], "must be pairs"),
+    "short domain": (
+        lambda d: (write_prefix(d / NAMES[2], [np.arange(16)]), ["--data", d])[1],
+        "domain2_text_document has 16 tokens, fewer than one sample of --seq-length 16 needs",
+    ),
+    "vocabulary above the model's": (
+        lambda d: ["--data", d, "--vocab-size", "100"],
+        "has 200 tokens but --vocab-size gives the model 100",
+    ),
+    "token above the vocabulary": (
+        lambda d: (write_prefix(d / NAMES[2], [np.full(400, VOCAB)]), ["--data", d])[1],
+        "domain2_text_document.bin holds the token id 200 but the vocabulary has 200",
+    ),
+    "no vocabulary": (lambda d: ["--data-path", *blend(d)], "give --tokenizer or --vocab-size"),
+    "bad tokenizer": (lambda d: ["--data", d, "--tokenizer", d / "blend.txt"], "tokenizer .*blend.txt cannot be read"),
+    "no such directory": (lambda d: ["--data", d / "none"], "has no blend.txt"),
+    "no args file": (lambda d: ["--data-args-path", d / "none"], "--data-args-path .* cannot be read"),
+    "empty args file": (lambda d: ((d / "e").write_text(""), ["--data-args-path", d / "e"])[1], "is empty"),
+    "validation of another number": (
+        lambda d: ["--data", d, "--valid-data-path", d / NAMES[0], d / NAMES[1]],
+        "names 2 prefixes but there are 3",
+    ),
+    "bad cap": (lambda d: ["--data", d, "--ado-max-epochs", "lots"], "(?i)max-epochs|lots"),
+    "supply": (lambda d: ["--data", d, "--ado-max-epochs", "1", "--steps", "100000"], "(?i)epoch"),
+    "no groups file": (lambda d: ["--data", d, "--ado-groups", d / "none.json"], "none.json"),
+    "bad ado option": (lambda d: ["--data", d, "--ado-refit-interval", "0"], "--ado-refit-interval must be at least 1"),
+    "synchronous fits under a ramp": (
+        lambda d: ["--data", d, "--rampup-batch-size", "4", "2", "16", "--ado-fit-lag", "0"],
+        "--ado-fit-lag 0 needs steps of whole blocks",
+    ),
+    "indivisible world": (lambda d: ["--data", d, "--num-processes", "3", "--tp", "2"], "3 processes cannot be split"),
+    "run directory is a file": (lambda d: ["--data", d, "--run-dir", d / "blend.txt"], "is a file"),
+    "foreign directory": (
+        lambda d: ((d / "ado").mkdir(), ["--data", d, "--run-dir", d])[1],
+        "not a run of this trainer",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_one_sentence_before_anything_starts(name, data, tmp_path, capsys):
+    import re
+
+    make, words = CASES[name]
+    argv = pretrain(tmp_path, *make(data))
+    before = sorted(data.rglob("*"))
+    assert cli.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ado-megatron: error: ") and error.count("\n") == 1 and "Traceback" not in error
+    assert re.search(words, error), error
+    assert not (tmp_path / "run").exists() and sorted(data.rglob("*")) == before
+
+
+def test_a_run_of_another_configuration_is_refused_and_left_alone(data, tmp_path, capsys):
+    argv = pretrain(tmp_path, "--data", data)
+    options, config = parse(argv[1:])
+    (tmp_path / "run").mkdir()
+    theirs = json.dumps(run_identity(options, config, check_data(options), 1))
+    (tmp_path / "run" / "config.json").write_text(theirs)
+    cases = [
+        ([], "already holds this run; add --resume"),
+        (["--resume", "--lr", "0.5"], "belongs to another configuration: --lr was 0.002, is 0.5"),
+        (["--resume", "--tp", "2"], "another configuration: --tp was 1, is 2"),
+        (["--resume", "--num-processes", "2"], "data-parallel ranks was 1, is 2"),
+        (["--resume", "--ado-credit-rate", "0.77"], "--ado-credit-rate was 0.1, is 0.77"),
+    ]
+    for extra, words in cases:
+        assert cli.main([*argv, *extra]) == 2
+        assert words in capsys.readouterr().err
+    write_prefix(data / NAMES[0], [np.arange(50)] * 30)
+    assert cli.main([*argv, "--resume"]) == 2
+    assert "its data (prefixes, their contents or weights) is another" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+    assert (tmp_path / "run" / "config.json").read_text() == theirs
+
+
+def test_good_input_reaches_the_launcher_with_a_free_port(data, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(launch, "_start", lambda *arguments: started.append(arguments) or 0)
+    assert cli.main(pretrain(tmp_path, "--data", data, "--num-processes", "2")) == 0
+    assert cli.main(pretrain(tmp_path, "--data", data, "--resume", "--ado-policy", "static", "--tp", "2")) == 0
+    (two, port, _), (default, other_port, _) = started
+    assert (two, default) == (2, 2) and port != other_port and min(port, other_port) > 1023
+
+
+def test_a_moved_prepared_directory_and_prefixes_without_weights_are_found(data, tmp_path):
+    moved = tmp_path / "elsewhere"
+    data.rename(moved)
+    spec = check_data(parse(["--run-dir", "r", "--data", str(moved), "--seq-length", "16"])[0])
+    assert [prefix.tokens for prefix in spec.train_C] == [6000, 3000, 2000] and spec.vocab_size == VOCAB
+    assert spec.weights_C == (0.6, 0.3, 0.1) and len(spec.valid_C) == 3
+    argv = ["--run-dir", "r", "--vocab-size", "200", "--data-path", *[str(moved / name) for name in NAMES]]
+    assert check_data(parse(argv)[0]).weights_C is None
+
+
+def test_blends_by_hand():
+    assert parse_blend("0.3 a 7 b".split(), "x") == ([0.3, 7.0], ["a", "b"])
+    assert parse_blend("a b c".split(), "x") == (None, ["a", "b", "c"])

@@ -1,0 +1,104 @@
+"""`ado-megatron pretrain` under the real deepspeed launcher: results, exit codes, and nobody left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from ado_megatron import audit
+from tests.kit.ranks import run_ranks
+from tests.kit.training import SMALL, metrics, train_rank, write_data
+from tests.trainer.test_parallel import ADO, mean_loss
+
+
+def command(run, data, *extra: str) -> list[str]:
+    flags = {name: value for name, value in SMALL.items() if not isinstance(value, bool)}
+    flags |= {f"ado_{name}": value for name, value in ADO.items()}
+    words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    pretrain = [sys.executable, "-m", "ado_megatron.cli", "pretrain"]
+    return [*pretrain, "--run-dir", str(run), "--data", str(data), *words, *extra]
+
+
+def start(*arguments, **options) -> subprocess.Popen:
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    }
+    environment["OMP_NUM_THREADS"] = "1"
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) | options
+    return subprocess.Popen(command(*arguments), env=environment, **pipes)
+
+
+def left_over(run) -> list[int]:
+    """Processes whose command line names the run directory."""
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if str(run) in (p.info["cmdline"] or [])]
+
+
+def wait_until(condition, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return bool(condition())
+
+
+def test_a_stopped_and_resumed_run_is_audited_and_equals_one_process(tmp_path):
+    data, run = write_data(tmp_path / "data"), tmp_path / "run"
+    for extra in (["--exit-interval", "5"], ["--resume", "--num-workers", "1"]):
+        process = start(
+            run, data, "--num-processes", "2", "--ado-audit", "--ado-log-interval", "1", "--no-progress", *extra
+        )
+        output, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+    assert "optimizer: torch AdamW" in output and "resumed after step 5" in output
+    assert "Traceback" not in errors and left_over(run) == []
+    assert audit.main([str(run)]) == 0
+    one = run_ranks(train_rank, 1, str(tmp_path / "one"), str(data), {}, ADO)[0]
+    steps, progress = metrics(run, "step"), metrics(run, "progress")
+    np.testing.assert_allclose([record["loss"] for record in progress], one["losses"], atol=1e-4)
+    np.testing.assert_allclose([record["grad_norm"] for record in progress], one["grad_norms"], rtol=1e-4)
+    np.testing.assert_allclose([mean_loss(record) for record in steps], one["losses"], atol=1e-4)
+    assert list((run / "tensorboard").glob("events.*"))
+
+
+def test_bad_input_that_only_a_rank_finds_is_one_sentence_and_exit_code_2(tmp_path):
+    data, run = write_data(tmp_path / "data"), tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    arguments = (run, data, "--num-processes", "2", "--no-progress", "--resume")
+    from ado_megatron.trainer.check_data import check_data
+    from ado_megatron.trainer.options import parse
+    from ado_megatron.trainer.run_dir import run_identity
+
+    options, config = parse(command(*arguments)[4:])
+    (run / "config.json").write_text(json.dumps(run_identity(options, config, check_data(options), 2)))
+    (run / "checkpoints" / "latest").write_text("step_3\n")
+    process = start(*arguments)
+    _, errors = process.communicate(timeout=240)
+    said = [line for line in errors.splitlines() if "ado-megatron: error" in line]
+    assert process.returncode == 2 and len(said) == 1 and "names 'step_3' but its files are not all there" in said[0]
+    assert "Traceback" not in errors and left_over(run) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["a rank", "the launcher", "the parent", "asked to stop"])
+def test_whoever_dies_nobody_is_left_and_the_exit_code_says_so(victim, tmp_path):
+    data, run = write_data(tmp_path / "data"), tmp_path / "run"
+    endless = ["--num-processes", "2", "--steps", "100000", "--lr-decay", "constant", "--save-interval", "10"]
+    process = start(run, data, *endless, "--no-progress", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert wait_until((run / "checkpoints" / "latest").exists, 120)
+    family = psutil.Process(process.pid).children(recursive=True)
+    ranks = [p for p in family if p.cmdline()[1:4] == ["-u", "-m", "ado_megatron.trainer.launch"]]
+    launcher = next(p for p in family if "deepspeed.launcher.launch" in p.cmdline())
+    if victim == "asked to stop":
+        process.terminate()
+    else:
+        os.kill(
+            {"a rank": ranks[-1].pid, "the launcher": launcher.pid, "the parent": process.pid}[victim], signal.SIGKILL
+        )
+    assert wait_until(lambda: process.poll() is not None, 60)
+    assert wait_until(lambda: left_over(run) == [], 30), left_over(run)
+    assert process.returncode == {"the parent": -9, "asked to stop": 143}.get(victim, process.returncode) != 0
