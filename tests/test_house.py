@@ -26,7 +26,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Foreign libraries and the modules that may import them, by wing or by module. numpy is everyone's.
 FOREIGN = {
     "scipy": {"scaling_law"},
-    "torch": {"hosts", "trainer", "mixer", "measure", "doctor", "stream/shared_table", "stream/blended_dataset"},
+    "torch": {"hosts", "trainer", "mixer", "measure", "doctor"},
     "torch.distributed": {"hosts", "trainer", "mixer/world"},
     "megatron": {"hosts", "trainer", "prepare", "doctor"},
     "deepspeed": {"hosts", "trainer", "doctor"},

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from ado_megatron.errors import UserError
 from ado_megatron.stream.sample_key import pack_key
@@ -25,8 +24,8 @@ from ado_megatron.stream.schedule import Schedule
 _NOTHING = (0, [], [], None, None, None)
 
 
-class AdaptiveBlend(torch.utils.data.Dataset):
-    """The stand-in for Megatron's blended dataset.
+class AdaptiveBlend:
+    """The stand-in for Megatron's blended dataset: a map-style dataset, as torch's DataLoader takes any such object.
 
     datasets: one map-style dataset a column; of each the first `schedule.length_C[c]` samples are read, so it is asked
     for one epoch and no more. host_key: under which name items carry the column. domain_of_C: the domain of each

@@ -10,18 +10,22 @@ POWER). `planned` is only ever a hint about how long to wait: what a reader retu
 Legend: C columns, S rows, R slots.
 """
 
+from __future__ import annotations
+
+import mmap
+import multiprocessing.reduction
 import os
 import time
+import weakref
 
 import numpy as np
-import torch
 
 from ado_megatron.errors import ScheduleTimeout, StaleRow
 from ado_megatron.stream.permutation import derive_key, derive_key_N
 
-_BLOCK, _DIGEST, _HEADER = 0, 1, 2
+_HEADER = 2  # words of a slot's header: block number and digest
+_RANGE = 2  # words: the first block that was not rewound away, and `planned`
 _EMPTY = -2  # no block: the slot before block 0 has the number -1
-_SETTLE = 1.0  # seconds that a planned row may stay invisible or torn before it counts as lost
 _CHUNK_CELLS = 1 << 16  # rows × columns written at a time: stays in the cache
 
 
@@ -33,32 +37,39 @@ def bytes_per_row(num_columns: int) -> int:
 class SharedTable:
     """The last `capacity` rows: end_C (int64), samples of each column up to the end of a block.
 
-    Picklable to spawned processes through torch.multiprocessing; forked ones share it as it is.
+    The memory is anonymous (a memfd), so no size of /dev/shm limits it and nothing is left behind by a killed process.
+    Forked processes share it as it is, others when multiprocessing pickles the table for them.
     """
 
     def __init__(self, capacity: int, num_columns: int, wait_deadline: float):
         self.capacity, self.num_columns, self.wait_deadline = capacity, num_columns, wait_deadline
         self._slots = capacity + 1  # the row before the oldest is where that one starts
-        self._shared = (
-            torch.full((self._slots, _HEADER), _EMPTY, dtype=torch.int64).share_memory_(),
-            torch.zeros((self._slots, num_columns), dtype=torch.int64).share_memory_(),
-            torch.zeros(2, dtype=torch.int64).share_memory_(),
-        )
-        self._attach()
+        descriptor = os.memfd_create("ado-table")
+        os.ftruncate(descriptor, 8 * (_RANGE + self._slots * (_HEADER + num_columns)))
+        self._attach(descriptor)
         self.rewind(0, np.zeros(num_columns, dtype=np.int64))
 
-    def _attach(self) -> None:
-        self.header_RxH, self.end_RxC, self._range_2 = (t.numpy() for t in self._shared)
+    def _attach(self, descriptor: int) -> None:
+        """Map the memory: two words of range, then the headers, then the sums of all slots."""
+        self._descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
+        words = np.frombuffer(mmap.mmap(descriptor, 0), dtype=np.int64)
+        self._range_2, rest = words[:_RANGE], words[_RANGE:]
+        self.header_RxH = rest[: self._slots * _HEADER].reshape(self._slots, _HEADER)
+        self.end_RxC = rest[self._slots * _HEADER :].reshape(self._slots, self.num_columns)
         # Odd multipliers: a change of one element always changes the sum, of several with a chance of 1 − 2^-63.
         self._odd_C = (derive_key_N((12,), np.arange(self.num_columns)) | np.uint64(1)).view(np.int64)
 
     def __getstate__(self) -> dict:
-        keep = ("capacity", "num_columns", "wait_deadline", "_slots", "_shared")
-        return {name: self.__dict__[name] for name in keep}
+        keep = ("capacity", "num_columns", "wait_deadline", "_slots")
+        return {name: self.__dict__[name] for name in keep} | {
+            "memory": multiprocessing.reduction.DupFd(self._descriptor)
+        }
 
     def __setstate__(self, state: dict) -> None:
+        memory = state.pop("memory")
         self.__dict__.update(state)
-        self._attach()
+        self._attach(memory.detach())
 
     @property
     def planned(self) -> int:
@@ -150,7 +161,7 @@ class SharedTable:
             now = time.monotonic()
             if block < self.planned:
                 missing_since = missing_since or now
-                if now - missing_since > max(_SETTLE, self.wait_deadline):
+                if now - missing_since > self.wait_deadline:
                     raise StaleRow(self._gone(block))
             elif now - started > self.wait_deadline:
                 raise ScheduleTimeout(
