@@ -48,6 +48,11 @@ class AdoConfig(PolicyOptions, BlendOptions):
         600.0, "seconds a reader waits for a row not yet planned",
         above=0.0, resume="silent", compare=False,
     )
+    fit_deadline: float = option(
+        120.0, "seconds that the training waits for a late fit before the old laws stay; at most 0.4 of the process "
+        "group's timeout",
+        above=0.0, resume="silent", compare=False,
+    )
     lead: int | None = option(
         None, "blocks planned ahead of the readers; default: from workers and prefetch",
         kind=int, low=1, resume="free", compare=False,

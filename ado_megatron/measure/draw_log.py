@@ -51,6 +51,7 @@ class DrawLog:
             "seed": int(seed), "lengths_C": [int(n) for n in lengths_C], "start_C": [int(n) for n in start_C], **place,
         }  # fmt: skip
         self.path = Path(directory) / f"rank{rank:05d}-{attempt}.draws"
+        self.failure: str | None = None  # why it can no longer be written
         self._exists = False
         self._records: list[tuple[int, int, np.ndarray, np.ndarray]] = []
         self._buffered, self._step = 0, int(step)
@@ -68,10 +69,13 @@ class DrawLog:
         self._add(SKIPPED, step, (), ())
 
     def _add(self, kind: int, step: int, key_B, sample_B) -> None:
-        if step > self._step and self._buffered > _FLUSH_SAMPLES:
-            self.flush()
-        if not self._exists:
-            self._create()
+        try:
+            if step > self._step and self._buffered > _FLUSH_SAMPLES:
+                self.flush()
+            if not self._exists:
+                self._create()
+        except OSError as error:  # in the middle of a step: the run ends between two, on all ranks together
+            self.failure = f"the draw log {self.path} cannot be written: {error.strerror or error}"
         key_B, sample_B = (np.array(values, dtype=np.int64).reshape(-1) for values in (key_B, sample_B))
         self._records.append((kind, step, key_B, sample_B))
         self._buffered += len(key_B)
@@ -88,8 +92,11 @@ class DrawLog:
         if not self._records:
             return
         payload = _encode(self._records)
-        with open(self.path, "ab") as file:
-            file.write(_CHUNK.pack(_MAGIC, len(payload), zlib.crc32(payload), self._step + 1) + payload)
+        try:
+            with open(self.path, "ab") as file:
+                file.write(_CHUNK.pack(_MAGIC, len(payload), zlib.crc32(payload), self._step + 1) + payload)
+        except OSError as error:  # a full disk does not say which file
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         self._records, self._buffered = [], 0
 
     def close(self) -> None:

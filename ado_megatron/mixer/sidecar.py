@@ -20,6 +20,7 @@ from ado_megatron.files import atomic_write
 
 MAGIC = b"ado-megatron sidecar\n"
 VERSION = 1
+TOKEN_CHARS = 16  # of the digest, as a checkpoint keeps it
 
 
 def encode_sidecar(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
@@ -36,13 +37,18 @@ def encode_sidecar(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes
     return MAGIC + json.dumps(header).encode() + b"\n" + payload.getvalue()
 
 
-def write_sidecar(path: str | os.PathLike, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Write the sidecar atomically."""
-    atomic_write(path, encode_sidecar(meta, arrays))
+def write_sidecar(path: str | os.PathLike, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+    """Write the sidecar atomically; returns its token, a digest of its content. Raises OSError."""
+    data = encode_sidecar(meta, arrays)
+    atomic_write(path, data)
+    return json.loads(data.split(b"\n", 2)[1])["sha256"][:TOKEN_CHARS]
 
 
-def read_sidecar(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(meta, arrays) of a sidecar. Raises SidecarError, one sentence, for anything that cannot be trusted."""
+def read_sidecar(path: str | os.PathLike, token: str | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(meta, arrays) of a sidecar. Raises SidecarError, one sentence, for anything that cannot be trusted.
+
+    token: what `write_sidecar` returned, as the checkpoint beside keeps it (None: it keeps none).
+    """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -65,6 +71,11 @@ def read_sidecar(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.
         raise SidecarError(f"the sidecar {path} is truncated ({len(payload)} of {size} bytes); use an older one")
     if _digest(meta_json, payload) != digest:
         raise SidecarError(f"the sidecar {path} was altered (its digest does not match); use an older one")
+    if token is not None and digest[:TOKEN_CHARS] != token:
+        raise SidecarError(
+            f"the sidecar {path} was not written with this checkpoint (it is {digest[:TOKEN_CHARS]}, the checkpoint "
+            f"names {token}); another run wrote here, or a file was copied: use the sidecar that belongs to it"
+        )
     with np.load(io.BytesIO(payload), allow_pickle=False) as npz:
         return json.loads(meta_json), {name: npz[name] for name in npz.files}
 
