@@ -48,7 +48,10 @@ class OwnerLock:
             owner = self._read()
             if owner is None:
                 continue  # released just now
-            if not _is_gone(owner):
+            lives = _lives(owner)
+            if lives:
+                raise self._taken(owner)
+            if lives is None:
                 say(f"{self.path} names a process that may still run ({_name(owner)}); watching it")
                 self._watch(owner)
             self._remove(owner)
@@ -95,10 +98,13 @@ class OwnerLock:
             if now is None:
                 return
             if now != touched:
-                raise UserError(
-                    f"{self.path.parent} is being written by another process ({_name(owner)}); two runs cannot share a "
-                    "run directory: end that one first, or name another directory"
-                )
+                raise self._taken(owner)
+
+    def _taken(self, owner: dict[str, Any]) -> UserError:
+        return UserError(
+            f"{self.path.parent} is being written by another process ({_name(owner)}); two runs cannot share a run "
+            "directory: end that one first, or name another directory"
+        )
 
     def _touched(self) -> int | None:
         try:
@@ -159,12 +165,14 @@ def _space() -> str:
         return ""
 
 
-def _is_gone(owner: dict[str, Any]) -> bool:
-    """True if the owner was a process of this machine that has ended, or a run of this very process."""
+def _lives(owner: dict[str, Any]) -> bool | None:
+    """Whether the owner, a process of this machine, lives; None if that cannot be known from here. A run of this very
+    process has ended, or another could not begin."""
     same_space = bool(_space()) and owner.get("space") == _space()
     if not same_space or not isinstance(owner.get("pid"), int):
-        return False
-    return owner["pid"] == os.getpid() or _born(owner["pid"]) != owner.get("born") or _is_zombie(owner["pid"])
+        return None
+    pid = owner["pid"]
+    return pid != os.getpid() and _born(pid) == owner.get("born") and not _is_zombie(pid)
 
 
 def _is_zombie(pid: int) -> bool:
