@@ -85,7 +85,7 @@ class AdoConfig(PolicyOptions, BlendOptions):
             if spec.metadata["ranks"] == "value":
                 facts[flag_of(spec.name, PREFIX)] = value
             elif spec.metadata["ranks"] == "content":
-                facts[f"content of {flag_of(spec.name, PREFIX)}"] = _digest(_content(value))
+                facts[f"content of {flag_of(spec.name, PREFIX)}"] = _content(value)
         return facts
 
     def fingerprint(self) -> str:
@@ -96,7 +96,7 @@ class AdoConfig(PolicyOptions, BlendOptions):
                 values[spec.name] = _content(getattr(self, spec.name))
             elif spec.metadata["resume"] != "silent":
                 values[spec.name] = self.value(spec.name)
-        return _digest(json.dumps(values, sort_keys=True))
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -119,7 +119,3 @@ def _content(path: str | None) -> str | None:
     if path is not None and pathlib.Path(path).is_file():
         return pathlib.Path(path).read_text()
     return path
-
-
-def _digest(text: str | None) -> str | None:
-    return None if text is None else hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -26,7 +26,7 @@ TOKEN_CHARS = 16  # of the digest, as a checkpoint keeps it
 def encode_sidecar(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
     """The file's bytes. meta: JSON values. arrays: plain numeric or boolean arrays."""
     payload = io.BytesIO()
-    np.savez_compressed(payload, **arrays)
+    np.savez_compressed(payload, **arrays)  # type: ignore[arg-type]  # numpy's stub takes names for its own options
     meta_json = json.dumps(meta, sort_keys=True)
     header = {
         "version": VERSION,

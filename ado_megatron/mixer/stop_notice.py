@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 LOOK_EVERY = 5.0  # seconds between two looks at the store
@@ -20,7 +21,7 @@ _numbers = itertools.count()  # of the notices of this process: a store outlives
 class StopNotice:
     """One rank's view of the store. store: torch.distributed's, or None in a world of one process."""
 
-    def __init__(self, store: Any | None, clock=time.monotonic):
+    def __init__(self, store: Any | None, clock: Callable[[], float] = time.monotonic):
         self._store, self._clock = store, clock
         self._key = f"ado_megatron/stop/{next(_numbers)}"
         self._notice: tuple[int, str] | None = None  # (stop after this step, why)
@@ -35,7 +36,7 @@ class StopNotice:
         if self._store is not None:
             if self._store.add(f"{self._key}/posts", 1) == 1:  # of several ranks that post, the first one's counts
                 self._store.set(self._key, json.dumps(self._notice))
-            self._read()
+            self._read(self._store)
 
     def due(self, step: int) -> str | None:
         """After `step`: the sentence with which every rank ends now, or None."""
@@ -44,12 +45,12 @@ class StopNotice:
         if self._notice is None and self._store is not None and now - self._looked >= LOOK_EVERY:
             self._looked = now
             if self._store.check([self._key]):
-                self._read()
+                self._read(self._store)
         if self._notice is not None and step >= self._notice[0]:
             return self._notice[1]
         return None
 
-    def _read(self) -> None:
+    def _read(self, store: Any) -> None:
         """Take what stands in the store; waits for a rank that is just writing it."""
-        step, sentence = json.loads(self._store.get(self._key))
+        step, sentence = json.loads(store.get(self._key))
         self._notice = (int(step), str(sentence))

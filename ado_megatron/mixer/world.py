@@ -88,7 +88,9 @@ class World:
 
         A UserError is raised as it is everywhere; of any other the other ranks know the text (RuntimeError).
         """
-        value = caught = told = None
+        value: Any = None
+        caught: Exception | None = None
+        told: Exception | None = None
         if self.is_zero:
             try:
                 value = compute()
