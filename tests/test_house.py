@@ -40,6 +40,9 @@ FOREIGN = {
     "tokenizers": {"prepare/tokenizer", "trainer"},
     "zstandard": {"prepare/documents"},
     "yaml": {"blend/domains"},
+    "orjson": {"measure/metrics"},
+    "rich": {"report"},
+    "jinja2": {"report"},
     "typing_extensions": {"hosts"},
 }
 
