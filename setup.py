@@ -19,7 +19,9 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["ado_megatron", "ado_megatron.*"]), "ado_megatron.patches"],
     package_dir={"ado_megatron.patches": "patches"},  # data of `ado-megatron patch`, where no clone is at hand
-    package_data={"ado_megatron": ["py.typed", "*.md", "*/*.md"], "ado_megatron.patches": ["*.json"]},
+    package_data={
+        "ado_megatron": ["py.typed", "*.md", "*/*.md", "report/templates/*"], "ado_megatron.patches": ["*.json"]
+    },
     install_requires=[
         "torch>=2.11,<2.14",
         "numpy>=2.0,<2.5",

@@ -27,6 +27,59 @@ PENDING_BYTES = 8 << 20  # of records that wait for a disk that takes no more
 LOG = logging.getLogger(__name__)
 
 
+class Record(dict):
+    """A record that was read; `line` is its number in the file."""
+
+    line: int = 0
+
+
+# What reports and replays need of a record: K and C stand for one number a domain and a dataset, () for one number.
+# A name with "?" may be missing; who needs it says so.
+FIELDS = {
+    "run": {"prior_K": "K", "lengths_C?": "C", "domain_of_C?": "C", "share_C?": "C", "caps_C?": "C", "block_size?": (),
+            "num_blocks?": ()},
+    "step": {"step": (), "consumed_samples?": (), "counts_K": "K", "tokens_K?": "K", "loss_K": "K", "weights_K?": "K",
+             "epochs_C?": "C"},
+    "fit": {"step": (), "log_beta_K?": "K", "log_epsilon_K?": "K", "alpha_K?": "K", "rms_K?": "K",
+            "speed_stderr_K?": "K", "credit_K?": "K", "seconds?": (), "wait_seconds?": ()},
+    "validation": {"step": (), "loss_K": "K"},
+    "progress": {"step": (), "loss?": (), "lr?": (), "grad_norm?": (), "samples_per_second?": ()},
+}  # fmt: skip
+
+
+def check_record(record: Record, path: str | Path, header: Record) -> None:
+    """UserError, naming file, line and field, for a record whose numbers are none, or not as many as `header` says.
+
+    header: the run's first record, which is checked itself when it is `record`.
+    """
+    def wrong(what: str) -> UserError:
+        return UserError(f"line {record.line} of {path}: {what}; the file is damaged, or of another program")
+
+    if record is header:
+        for name, kind in (("domains", str), ("columns", str)):
+            names = record.get(name, [])
+            if not isinstance(names, list) or not all(isinstance(n, kind) for n in names):
+                raise wrong(f"{name} is no list of names")
+        if not record.get("domains"):
+            raise wrong("it names no domain")
+    sizes = {"K": len(header["domains"]), "C": len(header.get("domain_of_C", ()))}
+    for field, shape in FIELDS.get(record["type"], {}).items():
+        name = field.removesuffix("?")
+        value = record.get(name)
+        if value is None:
+            if field.endswith("?") or name in record:
+                continue
+            raise wrong(f"it lacks {name}")
+        values = value if shape else [value]
+        if not isinstance(values, list) or (shape and len(values) != sizes[shape]):
+            raise wrong(f"{name} is no list of {sizes[shape]} numbers" if shape else f"{name} is no number")
+        for number in values:
+            if number is not None and type(number) not in (int, float):
+                raise wrong(f"{name} holds {number!r}, which is no number")
+            if number is not None and abs(number) >= 2**63:
+                raise wrong(f"{name} holds a number that is too large")
+
+
 def encode(record: dict[str, Any]) -> bytes:
     """One line of the file; what is not finite becomes null, since JSON has no NaN."""
     return orjson.dumps(record, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
@@ -39,7 +92,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} in a record of metrics.jsonl")
 
 
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+def read_metrics(path: str | Path) -> list[Record]:
     """All records of a metrics.jsonl, in order; a last line that a killed run left half-written is ignored.
 
     Raises UserError, naming the line, for one before it that is no record, and for a path that is no regular file.
@@ -53,11 +106,12 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def _read(path: str | Path) -> tuple[list[dict[str, Any]], list[int], int]:
+def _read(path: str | Path) -> tuple[list[Record], list[int], int]:
     """(the records, the numbers of the lines that are none, the number of lines)."""
     if not Path(path).is_file():
         raise UserError(f"{path} is not a regular file, so it is no metrics.jsonl")
-    records, bad, number = [], [], 0
+    records: list[Record] = []
+    bad, number = [], 0
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
@@ -65,13 +119,14 @@ def _read(path: str | Path) -> tuple[list[dict[str, Any]], list[int], int]:
                 if record is None:
                     bad.append(number)
                 else:
+                    record.line = number
                     records.append(record)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     return records, bad, number
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
+def _record(line: bytes) -> Record | None:
     """A line's record: an object with a type and, but for the header, a step; None if it is none."""
     try:
         record = orjson.loads(line)
@@ -81,7 +136,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return None
     step = record.get("step")
     whole = isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 1 << 53
-    return record if record["type"] == "run" or whole else None
+    return Record(record) if record["type"] == "run" or whole else None
 
 
 class MetricsWriter:
