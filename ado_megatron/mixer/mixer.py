@@ -87,7 +87,7 @@ class Mixer:
         self._step = self._consumed = 0  # steps done, samples consumed by them
         self._saved: Saved | None = None
         if world.is_zero:
-            self.planner = Planner(self.config, domains, block_size, self.caps_C)
+            self.planner = Planner(self.config, domains, block_size, self.caps_C, self.num_blocks)
             path = self.directory / "metrics.jsonl"
             self.recorder = Recorder(path, self.config, domains, self.planner, self.schedule)
 
@@ -252,6 +252,8 @@ class Mixer:
         if stop <= first:
             return
         rows_SxC = self.world.from_zero(lambda: self.planner.plan(stop - first))
+        for note in self.planner.take_notes() if self.world.is_zero else ():
+            self._log(f"ado: {note}")
         self.schedule.publish(first, rows_SxC)
         digest_S = np.array([self.schedule.row_digest(b) for b in range(first, stop)], dtype=np.int64)
         self.world.require_same_rows(first, digest_S)
