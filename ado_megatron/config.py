@@ -112,7 +112,7 @@ class AdoConfig(PolicyOptions, BlendOptions):
 def _content(path: str | None) -> str | None:
     """A file counts by what it says, not by where it lies; one that is not there yet by its name."""
     if path is not None and pathlib.Path(path).is_file():
-        return pathlib.Path(path).read_text()
+        return pathlib.Path(path).read_text(errors="backslashreplace")  # a sidecar is no text
     return path
 
 
