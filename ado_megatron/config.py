@@ -119,9 +119,11 @@ class AdoConfig(PolicyOptions, BlendOptions):
 def _content(path: str | None) -> str | None:
     """A file counts by what it says, not by where it lies; one that is not there yet by its name."""
     try:
-        return pathlib.Path(path).read_text() if path is not None and pathlib.Path(path).is_file() else path
+        if path is None or not pathlib.Path(path).is_file():
+            return path
     except OSError:  # too long for a path: the option has other forms, too
         return path
+    return pathlib.Path(path).read_text(errors="backslashreplace")  # a sidecar is no text
 
 
 def _digest(text: str | None) -> str | None:

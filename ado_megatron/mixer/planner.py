@@ -45,11 +45,12 @@ class _Point:
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> _Point:
+    def from_arrays(cls, arrays: dict[str, np.ndarray], transfer: float) -> _Point:
+        """transfer: that of laws that were saved before laws had one."""
         state, laws = (_under(prefix, arrays) for prefix in ("state.", "laws."))
         return cls(
             int(arrays["block"]), PolicyState.from_arrays(state), arrays["last_K"].copy(), arrays["credit_C"].copy(),
-            arrays["laid_out_C"].copy(), Laws.from_arrays(laws) if laws else None,
+            arrays["laid_out_C"].copy(), Laws.from_arrays(laws, transfer) if laws else None,
         )  # fmt: skip
 
 
@@ -171,9 +172,10 @@ class Planner:
     def restore(self, saved: Saved) -> None:
         """Go on from a sidecar: after the rows that were planned then or, where they are void, at the checkpoint."""
         arrays = unnest("planner", saved.arrays)
-        points = [_Point.from_arrays(_under(f"point{n}.", arrays)) for n in range(int(arrays["points"]))]
+        transfer = self.config.given_transfer
+        points = [_Point.from_arrays(_under(f"point{n}.", arrays), transfer) for n in range(int(arrays["points"]))]
         laws = _under("laws.", arrays)
-        self.laws = Laws.from_arrays(laws) if laws else None
+        self.laws = Laws.from_arrays(laws, transfer) if laws else None
         self._begins, self._at = (points[:-1], points[-1]) if saved.keep_rows else ([], points[0])
         if not saved.same_data:
             self._at = self._remapped(points[0], saved.old_column_C(), saved.old_domain_K())
@@ -199,7 +201,8 @@ class Planner:
         )  # fmt: skip
         laws = point.laws
         if laws is not None:
-            laws = Laws.given(np.where((old_K >= 0)[:, None], laws.params()[old_K], np.nan))
+            params_Kx3 = np.where((old_K >= 0)[:, None], laws.params()[old_K], np.nan)
+            laws = Laws.given(params_Kx3, np.where(old_K >= 0, laws.transfer_K[old_K], self.config.given_transfer))
         laid_out_C = np.where(old_C >= 0, point.laid_out_C[old_C], 0)
         nothing_K = np.full(len(old_K), -1, dtype=np.int64)
         return _Point(point.block, state, nothing_K, np.zeros(len(old_C)), laid_out_C, laws)

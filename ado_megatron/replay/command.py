@@ -55,7 +55,7 @@ def replay(trace: Trace, config: AdoConfig) -> Replay:
         history.append(t, samples_K, counts_K, np.where(tokens_K > 0, loss_K, 0.0) * tokens_K, tokens_K)
         fit = None
         if given is not None:
-            fit = Laws.given(given[t]) if t in given else None
+            fit = Laws.given(given[t], config.given_transfer) if t in given else None
         elif config.refit_at(t):
             fit = fit_history(history.cut(t + 1), config)
         if fit is not None:

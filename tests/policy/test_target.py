@@ -53,7 +53,8 @@ def test_what_does_not_fit_is_one_sentence(text, said):
 
 @pytest.mark.parametrize("content, said", [
     ("[1, 2]", "must map domains to weights"), ("", "must map"), ("{", "neither JSON nor YAML"),
-    ("code: true", "weight True"), ("code: [1]", "weight"), ("zebra: 1", "no domain 'zebra'"), (b"\xff\xfe\xff", "read"),
+    ("code: true", "weight True"), ("code: [1]", "weight"), ("zebra: 1", "no domain 'zebra'"),
+    (b"\xff\xfe\xff", "read"),
 ])
 def test_files_that_do_not_fit(tmp_path, content, said):
     path = tmp_path / "target.yaml"
