@@ -61,8 +61,8 @@ class Planner:
     `plan` the laws are fixed and everything else is a deterministic recursion, so the state at any block is found again
     from the point where the call began.
 
-    caps_C: samples of each column that the whole run may draw (None: no cap). num_blocks: of the whole run, for a policy
-    that looks at its end (None: not known).
+    caps_C: samples of each column that the whole run may draw (None: no cap). num_blocks: of the whole run, for a
+    policy that looks at its end (None: not known).
     """
 
     def __init__(

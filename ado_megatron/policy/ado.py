@@ -120,8 +120,8 @@ class AdoPolicy:
 def _log_of_unit(laws: Laws, samples_K: np.ndarray, n_K: np.ndarray) -> np.ndarray:
     """log of what a speed per sample is multiplied with to be one per log n: −dL/dlog n_k = n_k · (−dL/dn).
 
-    With transfer that is the own elasticity e_k = α_k (L_k − ε_k) · n_k / (n_k + s_k N): only own samples can be chosen.
-    A domain with s = ∞ has e = 0 beside others; where all have it, no sample is anyone's own, and n is N.
+    With transfer that is the own elasticity e_k = α_k (L_k − ε_k) · n_k / (n_k + s_k N): only own samples can be
+    chosen. A domain with s = ∞ has e = 0 beside others; where all have it, no sample is anyone's own, and n is N.
     """
     shared_K = np.isinf(laws.transfer_K)
     if shared_K.all():

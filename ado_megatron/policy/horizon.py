@@ -182,7 +182,7 @@ def _shares(part: Horizon, price: float, few_K, many_K, start_K, at_low_K, at_hi
         else:
             todo, work = todo[going], work.take(going)
             low, high, x = low[going], high[going], new[going]
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         return x_K, float((1.0 / slope_K).sum())
 
 

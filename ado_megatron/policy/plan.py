@@ -23,6 +23,11 @@ from ado_megatron.policy.simplex import project_proportional
 from ado_megatron.policy.state import PolicyState, state_at
 from ado_megatron.scaling_law.laws import Laws
 
+# Beyond these a law is no measurement of a loss.
+_GREATEST_ALPHA = 20.0
+_GREATEST_LOG_LOSS = 10.0
+_GREATEST_TRANSFER = 1e6
+_GREATEST_VARIANCE = 1e100
 _TO_80_PERCENT = 1.2815515655446004  # standard errors from the mean to the end of a central 80 % interval
 
 
@@ -110,7 +115,7 @@ class PlanPolicy:
         n_K = np.maximum(samples_K, 1).astype(np.float64)
         total = n_K.sum()
         length_K = np.full(len(n_K), np.inf) if context.length_K is None else np.maximum(context.length_K, 1.0)
-        known_K = _known(laws) & (samples_K > 0) & (context.prior_K > 0)
+        known_K = _known(laws, n_K) & (samples_K > 0) & (context.prior_K > 0)
         own_K = known_K & np.isfinite(laws.transfer_K)  # its loss follows its own samples
         transfer_K = np.where(own_K, laws.transfer_K, 0.0)
         excess_K = context.known_target_K * _present_excess(laws, n_K, own_K)
@@ -127,8 +132,7 @@ class PlanPolicy:
         own_K = known_K & np.isfinite(laws.transfer_K)
         transfer_K = np.where(own_K, laws.transfer_K, 0.0)
         effective_K = n_K + transfer_K * n_K.sum()
-        with np.errstate(invalid="ignore", over="ignore"):
-            loss_K = np.where(own_K, np.exp(laws.log_epsilon_K), 0.0) + _present_excess(laws, n_K, own_K)
+        loss_K = np.exp(np.where(own_K, laws.log_epsilon_K, 0.0)) + _present_excess(laws, n_K, own_K)
         covariance_Kx3x3 = np.where(own_K[:, None, None], np.nan_to_num(laws.covariance_Kx3x3), 0.0)
         return Doubt(
             covariance_Kx3x3=covariance_Kx3x3, log_n_K=np.log(effective_K), transfer_K=transfer_K,
@@ -172,22 +176,37 @@ class PlanPolicy:
         return self._digested[1]
 
 
-def _known(laws: Laws) -> np.ndarray:
-    """Which laws may be acted on: usable, finite, and of known error unless they were given and not fitted."""
-    finite_K = np.isfinite(laws.params()).all(-1) & (laws.alpha_K > 0) & (laws.transfer_K >= 0)
-    return laws.ok_K & finite_K & (np.isfinite(laws.covariance_Kx3x3).all((1, 2)) | (laws.points_K == 0))
+def _known(laws: Laws, n_K: np.ndarray) -> np.ndarray:
+    """Which laws may be acted on: usable, of a size that a loss can have, and of known error unless they were given.
+
+    What is kept out so also keeps the arithmetic of horizon.py within the range of a double.
+    """
+    plausible_K = (laws.alpha_K > 0) & (laws.alpha_K < _GREATEST_ALPHA)
+    plausible_K &= np.isfinite(laws.log_epsilon_K) & (laws.log_epsilon_K < _GREATEST_LOG_LOSS)
+    plausible_K &= np.isinf(laws.transfer_K) | ((laws.transfer_K >= 0) & (laws.transfer_K < _GREATEST_TRANSFER))
+    log_excess_K = np.where(plausible_K, laws.log_beta_K, np.nan)
+    log_excess_K = log_excess_K - np.where(plausible_K, laws.alpha_K, 0.0) * np.log(_effective(laws, n_K))
+    plausible_K &= np.isfinite(log_excess_K) & (log_excess_K < _GREATEST_LOG_LOSS)
+    with np.errstate(invalid="ignore"):
+        measured_K = (np.abs(laws.covariance_Kx3x3) < _GREATEST_VARIANCE).all((1, 2))
+    return laws.ok_K & plausible_K & (measured_K | (laws.points_K == 0))
+
+
+def _effective(laws: Laws, n_K: np.ndarray) -> np.ndarray:
+    """n + s N; n itself where s is not finite or absurd."""
+    usable_K = (laws.transfer_K >= 0) & (laws.transfer_K < _GREATEST_TRANSFER)
+    return n_K + np.where(usable_K, laws.transfer_K, 0.0) * n_K.sum()
 
 
 def _present_excess(laws: Laws, n_K: np.ndarray, own_K: np.ndarray) -> np.ndarray:
-    """P = L now − ε, nats; 0 where the loss does not follow own samples. Its logarithm is kept under 700."""
-    with np.errstate(invalid="ignore"):
-        effective_K = np.where(own_K, n_K + np.where(own_K, laws.transfer_K, 0.0) * n_K.sum(), 1.0)
-        log_K = np.where(own_K, laws.log_beta_K - laws.alpha_K * np.log(effective_K), -np.inf)
-    return np.exp(np.minimum(log_K, 700.0))
+    """P = L now − ε, nats; 0 where the loss does not follow own samples."""
+    log_beta_K, alpha_K = (np.where(own_K, value_K, 0.0) for value_K in (laws.log_beta_K, laws.alpha_K))
+    return np.where(own_K, np.exp(log_beta_K - alpha_K * np.log(_effective(laws, n_K))), 0.0)
 
 
 def _transfer_error(laws: Laws, own_K: np.ndarray) -> np.ndarray:
     """Standard error of log s from its central 80 % interval; 0 where s was given."""
     open_K = own_K & (laws.transfer_low_K > 0) & (laws.transfer_high_K > laws.transfer_low_K)
+    open_K &= np.isfinite(laws.transfer_high_K)
     low_K, high_K = (np.where(open_K, s_K, 1.0) for s_K in (laws.transfer_low_K, laws.transfer_high_K))
     return np.log(high_K / low_K) / (2 * _TO_80_PERCENT)
