@@ -37,6 +37,7 @@ class _Point:
     laws: Laws | None
 
     def to_arrays(self) -> dict[str, np.ndarray]:
+        """Every field as an array, for a checkpoint."""
         arrays = {"block": np.int64(self.block), "last_K": self.last_K}
         arrays |= {"credit_C": self.credit_C, "laid_out_C": self.laid_out_C}
         arrays |= {f"state.{name}": value for name, value in self.state.to_arrays().items()}

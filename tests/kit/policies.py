@@ -1,4 +1,6 @@
-"""Three laws, a prior and a walk of a policy over given counts."""
+"""Three laws, a prior, a walk of a policy over given counts, and an installed package with policies of its own."""
+
+import sys
 
 import numpy as np
 
@@ -30,3 +32,15 @@ def is_distribution(weights_K) -> bool:
     """Finite, not negative, sum 1."""
     weights_K = np.asarray(weights_K)
     return bool(np.isfinite(weights_K).all() and (weights_K >= 0).all() and abs(weights_K.sum() - 1) < 1e-9)
+
+
+def install_policies(directory, monkeypatch, source, **entries) -> None:
+    """Make a package of one module, own_policies.py, importable, and its entry points (name=object) known."""
+    (directory / "own_policies.py").write_text(source)
+    info = directory / "own_policies-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-policies\nVersion: 1.0\n")
+    lines = [f"{name} = {value if ':' in value else f'own_policies:{value}'}" for name, value in entries.items()]
+    (info / "entry_points.txt").write_text("\n".join(["[ado_megatron.policies]", *lines, ""]))
+    monkeypatch.syspath_prepend(str(directory))
+    monkeypatch.delitem(sys.modules, "own_policies", raising=False)

@@ -1,7 +1,6 @@
 """Policies by name, and a user's own class that an installed package brings."""
 
 import argparse
-import sys
 
 import pytest
 
@@ -11,7 +10,7 @@ from ado_megatron.policy import PolicyContext, make_policy, registry
 from ado_megatron.policy.ado import AdoPolicy
 from ado_megatron.policy.fixed import StaticPolicy
 from ado_megatron.policy.plan import PlanPolicy
-from tests.kit.policies import LAWS, NAMES, PRIOR, is_distribution, walk
+from tests.kit.policies import LAWS, NAMES, PRIOR, install_policies, is_distribution, walk
 
 OWN = '''
 import dataclasses
@@ -19,7 +18,7 @@ import numpy as np
 from ado_megatron.policy.state import state_at
 
 class Mine:
-    """All to the domain of the option max_share's greatest index; counts its steps in `extra`."""
+    """Fixed weights; counts its steps in `extra`."""
     def __init__(self, config, context):
         self.context = context
     def initial_state(self):
@@ -39,17 +38,8 @@ nothing = 3
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """An installed package with entry points: `mine`, and three that are broken each in its own way."""
-    (tmp_path / "own_policies.py").write_text(OWN)
-    info = tmp_path / "own_policies-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-policies\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[ado_megatron.policies]\nmine = own_policies:Mine\nunmakeable = own_policies:unmakeable\n"
-        "nothing = own_policies:nothing\nabsent = own_policies_that_are_not_there:X\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield
-    sys.modules.pop("own_policies", None)
+    install_policies(tmp_path, monkeypatch, OWN, mine="Mine", unmakeable="unmakeable", nothing="nothing",
+                     absent="own_policies_that_are_not_there:X")  # fmt: skip
 
 
 def parse(*argv):
