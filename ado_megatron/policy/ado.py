@@ -100,7 +100,9 @@ class AdoPolicy:
             score_K = np.log(self.goal_K)
             if config.credit_exponent > 0:
                 score_K = score_K + config.credit_exponent * np.log(credit_K)
-        score_K = np.where(known_K, score_K + config.speed_exponent * np.where(known_K, log_speed_K, 0.0), -np.inf)
+        if config.speed_exponent > 0:  # else the speed does not count, not even one of zero
+            score_K = score_K + config.speed_exponent * np.where(known_K, log_speed_K, 0.0)
+        score_K = np.where(known_K, score_K, -np.inf)
         if not np.any(score_K > -np.inf):
             return self.prior_K
         share_K = np.exp(score_K - score_K.max())

@@ -144,6 +144,12 @@ def test_a_domain_that_follows_all_samples_has_no_own_elasticity_beside_others()
     np.testing.assert_allclose(policy.preference(SHARED_LAWS, samples, PRIOR), shared / shared.sum(), rtol=1e-12)
 
 
+def test_without_the_speed_the_target_alone_decides_even_where_a_speed_is_zero():
+    policy = AdoPolicy(AdoConfig(start_step=0, speed_unit="log", speed_exponent=0.0), PRIOR)
+    share_K = policy.preference(Laws.given(PARAMS, [0.1, np.inf, 0.1]), np.array([60, 30, 10]), PRIOR)
+    np.testing.assert_allclose(share_K, PRIOR, rtol=1e-15)
+
+
 def test_a_target_never_brings_back_a_domain_of_no_prior():
     policy = AdoPolicy(AdoConfig(start_step=0), PolicyContext([0.5, 0.5, 0.0], target_K=[0.2, 0.2, 0.6]))
     weights, _ = walk(policy, np.array([[50, 50, 0]] * 3))
