@@ -204,7 +204,9 @@ class Auditor:
 def _steps_side_by_side(files: list[DrawFile], start: int, stop: float) -> Iterator[tuple[int, list]]:
     """(step, [(header, records), …]) for steps in [start, stop), over the files of one attempt."""
     streams = [(file.header, file.steps()) for file in files]
-    heads = [(header, next(stream, None), stream) for header, stream in streams]
+    heads: list[tuple[dict, Step | None, Iterator[Step]]] = [
+        (header, next(stream, None), stream) for header, stream in streams
+    ]
     while True:
         step = min((head.step for _, head, _ in heads if head is not None), default=stop)
         if step >= stop:
@@ -215,7 +217,7 @@ def _steps_side_by_side(files: list[DrawFile], start: int, stop: float) -> Itera
                 parts.append((header, head))
                 heads[n] = (header, next(stream, None), stream)
         if step >= start:
-            yield step, parts
+            yield int(step), parts
 
 
 def _attempts(files: Iterable[DrawFile]) -> list[list[DrawFile]]:

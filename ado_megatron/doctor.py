@@ -214,9 +214,8 @@ def _installed(module: str) -> bool:
 
 def _core_helpers() -> bool:
     """Looked up as a file: importing megatron.core takes seconds."""
-    if not _installed("megatron"):
-        return False
-    folders = importlib.util.find_spec("megatron").submodule_search_locations
+    spec = importlib.util.find_spec("megatron")
+    folders = () if spec is None else spec.submodule_search_locations or ()
     return any(list(Path(folder, "core", "datasets").glob("helpers_cpp*.so")) for folder in folders)
 
 

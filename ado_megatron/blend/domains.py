@@ -84,8 +84,9 @@ class Domains:
         group match. A prefix that fits none, or more than one, is under a name of its own.
         """
         groups = _read_groups(config.groups) if config.groups is not None else {}
-        number_of = {prefix: self._fitting(prefix, groups) for prefix in map(str, prefixes)}
-        others = [prefix for prefix, number in number_of.items() if number is None]
+        fitting = {prefix: self._fitting(prefix, groups) for prefix in map(str, prefixes)}
+        others = [prefix for prefix, number in fitting.items() if number is None]
+        number_of = {prefix: number for prefix, number in fitting.items() if number is not None}
         names = [prefix if name in self.names_K else name for prefix, name in zip(others, _names(others), strict=True)]
         number_of |= {prefix: len(self.names_K) + n for n, prefix in enumerate(others)}
         return (*self.names_K, *names), [number_of[str(prefix)] for prefix in prefixes]
@@ -224,6 +225,7 @@ def _shares(weights_C, lengths_C, domain_of_C, num_domains: int) -> np.ndarray:
 
 def _prior(weights_C, lengths_C, domain_of_C, num_domains: int, config: BlendOptions) -> np.ndarray:
     """μ: the user's weights, shares of the data (all samples have the same tokens), equal, or shares^(1/τ)."""
+    mass_K: np.ndarray
     if config.prior == "given":
         mass_K = np.bincount(domain_of_C, weights_C, minlength=num_domains)
     elif config.prior == "uniform":

@@ -65,7 +65,8 @@ def check_supply(domains: Domains, caps_C: np.ndarray | None, spans, drawn_C=Non
     """
     if caps_C is None:
         return
-    length_K, cap_K = _by_domain(domains, domains.lengths_C), _by_domain(domains, caps_C)
+    length_K = with_share(domains.domain_of_C, domains.share_C, domains.lengths_C)
+    cap_K = _by_domain(domains, caps_C)
     drawn_K = np.zeros(len(length_K)) if drawn_C is None else _by_domain(domains, drawn_C)
     for weights_K, samples in spans:
         result = forecast(weights_K, length_K, drawn_K, samples, cap_K)

@@ -35,7 +35,7 @@ class Record(dict):
 
 # What reports and replays need of a record: K and C stand for one number a domain and a dataset, () for one number.
 # A name with "?" may be missing; who needs it says so.
-FIELDS = {
+FIELDS: dict[str, dict[str, Any]] = {
     "run": {"prior_K": "K", "lengths_C?": "C", "domain_of_C?": "C", "share_C?": "C", "caps_C?": "C", "block_size?": (),
             "num_blocks?": ()},
     "step": {"step": (), "consumed_samples?": (), "counts_K": "K", "tokens_K?": "K", "loss_K": "K", "weights_K?": "K",

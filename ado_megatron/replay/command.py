@@ -44,7 +44,7 @@ def replay(trace: Trace, config: AdoConfig) -> Replay:
                                                num_blocks=len(trace.counts_TxK), seed=config.seed))
     history = LossHistory(trace.prior_K.size, config)
     given = None
-    if trace.law_steps_R is not None:
+    if trace.law_steps_R is not None and trace.laws_RxKx3 is not None:
         given = dict(zip(trace.law_steps_R.tolist(), trace.laws_RxKx3, strict=True))
     state, laws = policy.initial_state(), None
     weights_TxK, steps, fits = np.zeros(trace.loss_TxK.shape), [], []
@@ -108,14 +108,14 @@ def _parsed(kind, value, text):
 
 def _save(path: str, results: dict[str, Replay]) -> None:
     """The arrays of the contract for the first variant; with several, those of each under LABEL/ too."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for label, result in results.items():
         for name in ("weights_TxK", "law_steps_R", "laws_RxKx3", "objective_RxK"):
             arrays.setdefault(name, getattr(result, name))
             if len(results) > 1:
                 arrays[f"{label.replace('/', '_')}/{name}"] = getattr(result, name)
     with open(path, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes names for its own options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -101,7 +101,8 @@ def _checked(path, trace: Trace) -> Trace:
     for name in ("counts_TxK", "loss_TxK"):
         if getattr(trace, name).shape != shape:
             raise UserError(f"the trace {path}: {name} has shape {getattr(trace, name).shape}, not T x {num}")
-    if trace.laws_RxKx3 is not None and trace.laws_RxKx3.shape != (len(trace.law_steps_R), num, 3):
+    laws, steps = trace.laws_RxKx3, trace.law_steps_R
+    if laws is not None and steps is not None and laws.shape != (len(steps), num, 3):
         raise UserError(f"the trace {path}: laws_RxKx3 has shape {trace.laws_RxKx3.shape}")
     if len(trace.names_K) != num:
         raise UserError(f"the trace {path} has {len(trace.names_K)} domain names for {num} domains")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,7 +22,7 @@ from ado_megatron.scaling_law.laws import Laws
 MOST_POINTS = 400  # intervals drawn at most
 MOST_PANELS = 24  # domains with a panel of their own
 GREY = "#8a8f98"
-STYLE = {
+STYLE: dict[str, Any] = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10,
     "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.edgecolor": "#c3c7cd", "axes.labelcolor": "#4a4f57",
     "xtick.color": "#4a4f57", "ytick.color": "#4a4f57", "axes.grid": True, "grid.color": "#eceef1",
@@ -35,7 +36,7 @@ plain = FuncFormatter(lambda value, _: f"{value:g}")
 def colors(num: int) -> list:
     """One colour a domain: nine distinct ones, then around the wheel. Grey is the other run's."""
     if num <= 9:
-        return [color for k, color in enumerate(matplotlib.colormaps["tab10"].colors) if k != 7][:num]
+        return [color for k, color in enumerate(matplotlib.colormaps["tab10"](range(10))) if k != 7][:num]
     return [matplotlib.colormaps["hsv"](k / num) for k in range(num)]
 
 
@@ -89,7 +90,7 @@ def draw_weights(axes: Axes, run: Run, other: Run | None) -> None:
                          columnspacing=1.0)  # fmt: skip
     for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True):
         if text.get_text() == "now":  # of all colours, not of the first domain's
-            handle.set_facecolor("#333333")
+            handle.set_facecolor("#333333")  # type: ignore[union-attr]  # of a scatter plot it is a collection
 
 
 def draw_domain(axes: Axes, run: Run, k: int, other: Run | None, *, detail: bool = True) -> None:
@@ -245,7 +246,8 @@ def overview(run: Run, other: Run | None) -> Figure:
     across = min(4, len(shown))
     down = math.ceil(len(shown) / across)
     figure = Figure(figsize=(12, 3.9 + 1.9 * down), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[3.6, 0.3 + 1.9 * down])
+    rows = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.6, 0.3 + 1.9 * down])
+    top, bottom = rows[0, 0], rows[1, 0]
     left, right = top.subplots(1, 2, width_ratios=[1.9, 1])
     draw_mixture(left, run, "Mixture over the run (dashes: prior)")
     draw_legend(left, run)
