@@ -25,6 +25,7 @@ RANKS = ("value", "content", "free")
 def option(
     default: Any, help: str, *, kind: type | None = None, choices: Iterable | None = None, low=None, high=None,
     above=None, nargs=None, resume: str = "accept", ranks: str = "value", compare: bool = True,
+    before: Any = None,
 ) -> Any:  # fmt: skip
     """A dataclass field with its documentation, its range (low ≤ value ≤ high, value > above) and its meaning.
 
@@ -34,6 +35,7 @@ def option(
     ranks: "value": every rank must have started with the same; "content": a path, whose file must say the same on every
     rank; "free": ranks may differ.
     compare: two runs that differ in it differ in more than their mixture.
+    before: what a run was like that was saved before there was the option; a run that goes on from it stays so.
     """
     if resume not in RESUME or ranks not in RANKS:
         raise ValueError(f"resume is one of {RESUME} and ranks one of {RANKS}, not {resume!r} and {ranks!r}")
@@ -41,7 +43,7 @@ def option(
     choices = None if choices is None else tuple(choices)
     metadata = dict(
         help=help, kind=kind, choices=choices, low=low, high=high, above=above, nargs=nargs, resume=resume,
-        ranks=ranks, compare=compare,
+        ranks=ranks, compare=compare, before=before,
     )  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -57,7 +57,7 @@ class Mixer:
         run_dir: str | Path, loader: LoaderSettings | None = None, pass_C=None, in_order: bool = False,
         origin: dict[str, Any] | None = None, log: Callable[[str], None] = print,
     ):  # fmt: skip
-        self.config, self.domains, self.world = config.resolved(), domains, world
+        self._given, self.config, self.domains, self.world = config, config.resolved(), domains, world
         self.loader = loader or LoaderSettings()
         self.block_size, self.total_samples, self._origin, self._log = block_size, total_samples, origin, log
         self.num_blocks = -(-total_samples // block_size)
@@ -84,8 +84,9 @@ class Mixer:
     def _on_zero(self) -> RankZero:
         """Rank zero's memory, made at the first call; what is wrong with its options shows there."""
         if self.rank_zero is None:
+            config = self.config if self._saved is None else self._saved.config
             self.rank_zero = RankZero(
-                self.config, self.domains, self.schedule, self.caps_C, self.directory, self.total_samples, self._log
+                config, self.domains, self.schedule, self.caps_C, self.directory, self.total_samples, self._log
             )
         return self.rank_zero
 
@@ -101,7 +102,7 @@ class Mixer:
     def _read(self, path: str | Path, token: str | None) -> None:
         meta, arrays = read_sidecar(path, token)
         self._saved = Saved(
-            meta, arrays, path, config=self.config, domains=self.domains, block_size=self.block_size
+            meta, arrays, path, config=self._given, domains=self.domains, block_size=self.block_size
         )  # fmt: skip
 
     def start(self, consumed_samples: int = 0, *, step: int = 0, start_C: np.ndarray | None = None) -> None:

@@ -9,6 +9,7 @@ Legend: K domains, C columns, S rows.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ class Saved:
     """A sidecar's content, checked against the run that reads it.
 
     Raises SidecarError, naming the difference, for a sidecar of another run. `changes` names the accepted differences;
-    when there is one, rows planned after the checkpoint are void (`keep_rows` False).
+    when there is one, rows planned after the checkpoint are void (`keep_rows` False). `config`: of the run that goes on.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class Saved:
                     f"the sidecar {path} belongs to a run with {name} {saved}, this one has {given}; the order of the "
                     f"samples depends on it: resume with {name} {saved}, or start a new run"
                 )
-        theirs, ours = AdoConfig.from_dict(meta["config"]).resolved().to_dict(), config.resolved().to_dict()
+        self.config = _as_before(config, meta["config"]).resolved()
+        theirs = _as_before(AdoConfig.from_dict(meta["config"]), meta["config"]).resolved().to_dict()
+        ours = self.config.to_dict()
         differ = [name for name in ours if ours[name] != theirs[name] and name not in names(config, resume="silent")]
         may_change = names(config, resume="free")
         refused = [f"{flag_of(name, PREFIX)} {theirs[name]}" for name in differ if name not in may_change]
@@ -140,6 +143,15 @@ class Saved:
             if value.ndim == 2:
                 arrays[name] = np.where(old_K >= 0, value[:, old_K], 0.0)
         return arrays | {"num_domains": np.array(len(old_K))}
+
+
+def _as_before(config: AdoConfig, saved: dict[str, Any]) -> AdoConfig:
+    """The config with every option that the saved run did not know yet, and that is not given now, as it was then."""
+    new = {
+        spec.name: spec.metadata["before"] for spec in dataclasses.fields(config)
+        if spec.name not in saved and getattr(config, spec.name) is None and spec.metadata["before"] is not None
+    }  # fmt: skip
+    return dataclasses.replace(config, **new)
 
 
 def _data(prefixes: Sequence[str], lengths: Sequence[int], domains: Domains) -> str:

@@ -57,7 +57,7 @@ class PolicyOptions(LawOptions):
     clip_prior: bool = option(None, "the prior in force before the first laws is clipped too", kind=bool)
     max_change: float = option(
         None, "greatest total variation of the weights of policy=ado from those at the last refit; 1: no bound",
-        above=0.0, high=1.0, kind=float, resume="free",
+        above=0.0, high=1.0, kind=float, resume="free", before=1.0,
     )
     min_share: float = option(None, "δ, least share of a domain", low=0.0, high=1.0, kind=float)
     min_share_factor: float = option(None, "c of δ_K = min(δ, c/K); 0: δ_K = δ", low=0.0, high=1.0, kind=float)
