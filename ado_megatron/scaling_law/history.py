@@ -15,7 +15,6 @@ import numpy as np
 from ado_megatron.scaling_law.options import LawOptions
 
 _FIRST_ROWS = 256
-_HUGE = 1e100  # a loss of this size is no loss
 _SUMS = ("steps", "total", "n", "loss", "tokens")
 _ROWS = ("step", "last", *_SUMS)
 _SCALARS = ("binned", "width", "last_step", "max_bins", "ignore_steps", "num_domains")

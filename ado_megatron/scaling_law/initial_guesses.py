@@ -5,7 +5,8 @@ Legend: K domains, T points, S thinned points, G starts of a domain, 3 = (log β
 
 import numpy as np
 
-from ado_megatron.scaling_law.newton import Problem, centre, cost, minimise, predict
+from ado_megatron.scaling_law.newton import centre, minimise
+from ado_megatron.scaling_law.objective import Problem, cost, predict
 
 _ALPHAS = (0.002, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.2, 1.8)
 _EPSILON_SHARES = (0.05, 0.3, 0.5, 0.65, 0.8, 0.9, 0.96, 0.99)

@@ -12,7 +12,9 @@ import pytest
 from ado_megatron.config import AdoConfig
 from ado_megatron.scaling_law.fit import fit_laws
 from ado_megatron.scaling_law.laws import Laws
-from ado_megatron.scaling_law.newton import Problem, constrained_step, cost, derivatives, minimise, solve_3x3
+from ado_megatron.scaling_law.constrained_step import constrained_step, solve_3x3
+from ado_megatron.scaling_law.newton import minimise
+from ado_megatron.scaling_law.objective import Problem, cost, derivatives
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
 import fit as bench  # noqa: E402

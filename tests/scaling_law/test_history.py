@@ -43,9 +43,9 @@ def test_released_points_are_smoothed_over_everything_then_thinned():
     rng = np.random.default_rng(0)
     loss = 3.0 + rng.standard_normal((300, 2)) * 0.1
     config = AdoConfig(profile="released", ignore_steps=50).resolved()
-    n, y, weight = fit_points(appended(config, np.full((300, 2), 4), loss).cut(300), config)
+    _, total, y, weight = fit_points(appended(config, np.full((300, 2), 4), loss).cut(300), config)
     np.testing.assert_allclose(y, savgol_filter(loss, 101, 3, axis=0)[50::10], rtol=1e-12)
-    np.testing.assert_array_equal(n, 8.0 * np.arange(51, 301, 10))
+    np.testing.assert_array_equal(total, 8.0 * np.arange(51, 301, 10))
     assert weight is None
 
 
