@@ -14,7 +14,9 @@ from ado_megatron.scaling_law.objective import TINY, Problem
 
 
 @functools.cache
-def _faces(has_lower_3, has_upper_3, box):
+def _faces(
+    has_lower_3: tuple[bool, ...], has_upper_3: tuple[bool, ...], box: bool
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """The faces of the hinges, grouped by which parameters are free: list of (free_3, place_Cx3).
 
     A parameter is below (0), at its lower bound (1), between (2), at its upper bound (3) or above (4); a box has
@@ -28,7 +30,9 @@ def _faces(has_lower_3, has_upper_3, box):
     return [(np.array(free), np.array(patterns)) for free, patterns in groups.items()]
 
 
-def constrained_step(problem: Problem, theta_Nx3, g_Nx3, a_Nx3x3):
+def constrained_step(
+    problem: Problem, theta_Nx3: np.ndarray, g_Nx3: np.ndarray, a_Nx3x3: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The exact minimiser of g·d + ½ dᵀA d + hinges(θ + d), A positive definite, and its predicted decrease.
 
     Most steps stay on the face they are on, which is checked by the optimality condition; the others search all
@@ -42,7 +46,9 @@ def constrained_step(problem: Problem, theta_Nx3, g_Nx3, a_Nx3x3):
     return step_Nx3, problem.hinges(theta_Nx3) - problem.hinges(theta_Nx3 + step_Nx3) - quadratic_N
 
 
-def _step_on_face(problem, theta_Nx3, g_Nx3, a_Nx3x3):
+def _step_on_face(
+    problem: Problem, theta_Nx3: np.ndarray, g_Nx3: np.ndarray, a_Nx3x3: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The minimiser on the face of theta, and whether it is that of the whole problem.
 
     A parameter at a bound is held; the others keep their slopes. It is the whole minimum if none of the others
@@ -64,7 +70,9 @@ def _step_on_face(problem, theta_Nx3, g_Nx3, a_Nx3x3):
     return step_Nx3, np.where(held, holds, stays).all(-1)
 
 
-def _step_over_faces(problem, theta_Nx3, g_Nx3, a_Nx3x3):
+def _step_over_faces(
+    problem: Problem, theta_Nx3: np.ndarray, g_Nx3: np.ndarray, a_Nx3x3: np.ndarray
+) -> np.ndarray:
     """The minimiser over all faces.
 
     The hinges are separable and piecewise linear, so the minimiser of this convex function lies on a face: each
@@ -97,13 +105,13 @@ def _step_over_faces(problem, theta_Nx3, g_Nx3, a_Nx3x3):
     return step_Nx3
 
 
-def _free_inverse(a_Nx3x3, free_3):
+def _free_inverse(a_Nx3x3: np.ndarray, free_3: np.ndarray) -> np.ndarray:
     """The inverse of the free block of A, zero elsewhere."""
     both = free_3[:, None] & free_3
     return np.where(both, solve_3x3(np.where(both, a_Nx3x3, np.diag(~free_3) * 1.0), np.eye(3)), 0.0)
 
 
-def solve_3x3(a_Nx3x3, b_Nx3xM):
+def solve_3x3(a_Nx3x3: np.ndarray, b_Nx3xM: np.ndarray) -> np.ndarray:
     """A⁻¹ B for positive definite A, by elimination in units of A's diagonal; a pivot that vanished is kept tiny.
 
     Unlike a library solver it has no exception: a row without information gives a long step, which is then refused.

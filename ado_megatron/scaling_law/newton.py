@@ -6,18 +6,27 @@ Legend: N rows (a domain with a start), T points, 3 = (a, e, α) = (log β, log 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ado_megatron.scaling_law.constrained_step import constrained_step
-from ado_megatron.scaling_law.objective import TINY, Problem, derivatives, predict, weighted_sum
+from ado_megatron.scaling_law.objective import TINY, Problem, cost, derivatives, predict, weighted_sum
 
 
-def minimise(problem: Problem, theta_Nx3, iterations=60, tolerance=1e-11):
+def minimise(
+    problem: Problem, theta_Nx3: ArrayLike, iterations: int = 60, tolerance: float = 1e-11
+) -> tuple[np.ndarray, np.ndarray]:
     """Damped Newton steps with exact treatment of the hinges, from every row's start. Returns (theta_Nx3, F_N).
 
     Rows that have converged leave the computation. F never increases; a row whose F is not finite is returned as is.
     """
     theta_Nx3 = problem.snapped(np.array(theta_Nx3, np.float64))
-    f_N = np.empty(len(theta_Nx3))
+    f_N = cost(problem, theta_Nx3)
+    finite_N = np.isfinite(f_N)
+    if not finite_N.all():
+        theta_Nx3[finite_N], f_N[finite_N] = minimise(
+            problem.rows(finite_N), theta_Nx3[finite_N], iterations, tolerance
+        )
+        return theta_Nx3, f_N
     live, sub, at = np.arange(len(theta_Nx3)), problem, theta_Nx3
     f, g, hessian, major = derivatives(sub, at)
     f_N[:] = f
@@ -47,7 +56,9 @@ def centre(problem: Problem) -> np.ndarray:
     return weighted_sum(problem.w_NxT, problem.x_NxT) / np.maximum(problem.w_NxT.sum(-1), TINY)
 
 
-def along_valley(problem: Problem, theta_Nx3, step_Nx3, centre_N) -> np.ndarray:
+def along_valley(
+    problem: Problem, theta_Nx3: np.ndarray, step_Nx3: np.ndarray, centre_N: np.ndarray
+) -> np.ndarray:
     """theta + step to first order, bent so that it follows the curved valley of the objective.
 
     The data fix the level P = p and the slope M = −dp/dx = α s at the centre of x; α alone is loose. The step is
@@ -75,14 +86,16 @@ def along_valley(problem: Problem, theta_Nx3, step_Nx3, centre_N) -> np.ndarray:
     return np.where(use_N[:, None], bent, straight)
 
 
-def _adapted(damping_N, newton_N, good_N, ratio_N):
+def _adapted(
+    damping_N: np.ndarray, newton_N: np.ndarray, good_N: np.ndarray, ratio_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The next damping, and whether the Hessian is tried next: a step refused under it tries the majoriser first."""
     after_good = np.where(ratio_N > 0.7, damping_N / 8, np.where(ratio_N < 0.2, damping_N * 3, damping_N))
     after_bad = np.where(newton_N, damping_N, damping_N * 8)
     return np.clip(np.where(good_N, after_good, after_bad), 1e-12, 1e12), good_N | ~newton_N
 
 
-def _damped(h_Nx3x3, major_Nx3x3, damping_N):
+def _damped(h_Nx3x3: np.ndarray, major_Nx3x3: np.ndarray, damping_N: np.ndarray) -> np.ndarray:
     """H plus damping and, where H is not positive definite, plus what makes it so; both in units of the majoriser."""
     scale_Nx3 = np.einsum("nii->ni", major_Nx3x3)
     scale_Nx3 = np.maximum(scale_Nx3, 1e-12 * scale_Nx3.max(-1, keepdims=True) + 1e-30)

@@ -29,28 +29,28 @@ class Problem:
     delta: float
     slope: float
 
-    def rows(self, index_M) -> Problem:
+    def rows(self, index_M: np.ndarray) -> Problem:
         """The problems of the given rows."""
         per_row = (self.x_NxT, self.y_NxT, self.w_NxT, self.lower_Nx3, self.upper_Nx3)
         return Problem(*(array[index_M] for array in per_row), self.delta, self.slope)
 
-    def bounds_of(self, index_M) -> Problem:
+    def bounds_of(self, index_M: np.ndarray) -> Problem:
         """The given rows without their points."""
         empty = np.zeros((len(index_M), 0))
         return Problem(empty, empty, empty, self.lower_Nx3[index_M], self.upper_Nx3[index_M], self.delta, self.slope)
 
-    def hinges(self, theta_Nx3) -> np.ndarray:
+    def hinges(self, theta_Nx3: np.ndarray) -> np.ndarray:
         """slope · distance outside the bounds, summed over the parameters. With a box, callers stay inside it."""
         if np.isinf(self.slope):
             return np.zeros(theta_Nx3.shape[:-1])
         outside = np.maximum(self.lower_Nx3 - theta_Nx3, 0.0) + np.maximum(theta_Nx3 - self.upper_Nx3, 0.0)
         return self.slope * outside.sum(-1)
 
-    def inside(self, theta_Nx3) -> np.ndarray:
+    def inside(self, theta_Nx3: np.ndarray) -> np.ndarray:
         """theta moved into the box (unchanged under finite penalties)."""
         return np.clip(theta_Nx3, self.lower_Nx3, self.upper_Nx3) if np.isinf(self.slope) else theta_Nx3
 
-    def snapped(self, theta_Nx3) -> np.ndarray:
+    def snapped(self, theta_Nx3: np.ndarray) -> np.ndarray:
         """theta with what lies within rounding of a bound put on it."""
         for bound in (self.lower_Nx3, self.upper_Nx3):
             near = np.abs(theta_Nx3 - bound) <= 1e-12 * (1.0 + np.abs(theta_Nx3))
@@ -58,7 +58,7 @@ class Problem:
         return self.inside(theta_Nx3)
 
 
-def predict(theta_Nx3, x_NxT):
+def predict(theta_Nx3: np.ndarray, x_NxT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Predicted log loss p and its derivative w.r.t. a, s = exp(a − αx − p) (then ∂p/∂e = 1 − s, ∂p/∂α = −x s)."""
     with np.errstate(over="ignore", under="ignore"):
         gap = theta_Nx3[:, 0, None] - theta_Nx3[:, 2, None] * x_NxT - theta_Nx3[:, 1, None]
@@ -68,7 +68,7 @@ def predict(theta_Nx3, x_NxT):
     return p_NxT, s_NxT
 
 
-def cost(problem: Problem, theta_Nx3) -> np.ndarray:
+def cost(problem: Problem, theta_Nx3: np.ndarray) -> np.ndarray:
     """F of every row."""
     size = np.abs(predict(theta_Nx3, problem.x_NxT)[0] - problem.y_NxT)
     capped = np.minimum(size, problem.delta)
@@ -76,7 +76,9 @@ def cost(problem: Problem, theta_Nx3) -> np.ndarray:
     return data_N + problem.hinges(theta_Nx3)
 
 
-def derivatives(problem: Problem, theta_Nx3):
+def derivatives(
+    problem: Problem, theta_Nx3: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """F, the gradient and Hessian of its smooth part, and the Gauss-Newton majoriser.
 
     With J = (s, 1 − s, −x s), u = (1, −1, −x) and ψ = clip(r, −δ, δ):
@@ -92,7 +94,9 @@ def derivatives(problem: Problem, theta_Nx3):
     return f_N + problem.hinges(theta_Nx3), g, hessian, major
 
 
-def _derivatives(x, y, w, theta_Nx3, delta):
+def _derivatives(
+    x: np.ndarray, y: np.ndarray, w: np.ndarray, theta_Nx3: np.ndarray, delta: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """`derivatives` without the hinges, for rows that fit in the cache together."""
     p, s = predict(theta_Nx3, x)
     r = p - y
@@ -111,11 +115,12 @@ def _derivatives(x, y, w, theta_Nx3, delta):
     return f_N, g, inner + bend, major
 
 
-def weighted_sum(a, b):
+def weighted_sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Σ_t a b of every row."""
     return np.einsum("nt,nt->n", a, b)
 
 
-def _outer(weight, s, xs):
+def _outer(weight: np.ndarray, s: np.ndarray, xs: np.ndarray) -> np.ndarray:
     """Σ weight J Jᵀ with J = (s, 1 − s, −x s)."""
     ws, wx = weight * s, weight * xs
     total, s1, s2 = weight.sum(-1), ws.sum(-1), weighted_sum(ws, s)
@@ -123,5 +128,8 @@ def _outer(weight, s, xs):
     return _symmetric(s2, s1 - s2, -x1, total - 2 * s1 + s2, -(wx.sum(-1) - x1), x2)
 
 
-def _symmetric(aa, ae, al, ee, el, ll):
+def _symmetric(
+    aa: np.ndarray, ae: np.ndarray, al: np.ndarray, ee: np.ndarray, el: np.ndarray, ll: np.ndarray
+) -> np.ndarray:
+    """Symmetric 3 x 3 matrices from their upper triangles."""
     return np.stack([np.stack([aa, ae, al], -1), np.stack([ae, ee, el], -1), np.stack([al, el, ll], -1)], -2)

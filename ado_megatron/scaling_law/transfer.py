@@ -58,21 +58,24 @@ def estimate_transfer(points: Points, solve: Solver) -> TransferEstimate:
     num = len(points.n_KxT)
     nothing = np.tile(np.log(ENDS), (num, 1)), np.zeros((num, 2))  # a flat likelihood
     mean_K, low_K, high_K, width_K = _posterior(*nothing)
-    some = np.flatnonzero(points.present_KxT.any(-1))
+    theta_Kx3, _ = solve(points.problem(np.full(num, PRIOR_MEDIAN)))
+    some = np.flatnonzero(np.isfinite(theta_Kx3).all(-1))
     if some.size:
-        found = _posterior(*_profiles(points.rows(some), solve))
+        found = _posterior(*_profiles(points.rows(some), theta_Kx3[some]))
         mean_K[some], low_K[some], high_K[some], width_K[some] = found
     note = f"the transfer is not identified: its share has hardly moved, so s is close to the prior's {PRIOR_MEDIAN:g}"
     return TransferEstimate(np.exp(mean_K), low_K, high_K,
                             [note if width > _UNKNOWN * PRIOR_SIGMA else "" for width in width_K])
 
 
-def _profiles(points: Points, solve: Solver) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes of log s, ascending, and the log likelihood there, both K x G: the grid, and finer where it is highest."""
+def _profiles(points: Points, theta_Kx3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes of log s, ascending, and the log likelihood there, both K x G: the grid, and finer where it is highest.
+
+    theta_Kx3: the laws at the prior's median.
+    """
     num = len(points.n_KxT)
     log_s_K = np.full(num, np.log(PRIOR_MEDIAN))
     effect = TimeEffect.none(*points.y_KxT.shape)
-    theta_Kx3, _ = solve(points.problem(np.exp(log_s_K)))
     for final in (False, True):
         for _ in range(_STEPS):
             problem = points.problem(np.exp(log_s_K), effect.of_domain_KxT)
