@@ -70,6 +70,14 @@ class Domains:
         np.add.at(count_K, self.domain_of_C, count_C)
         return count_K
 
+    def by_domain_many(self, count_TxC: np.ndarray) -> np.ndarray:
+        """`by_domain` of many rows: count_TxK, int64."""
+        if len(self.names_K) == len(self.prefixes_C) and (self.domain_of_C == np.arange(len(self.names_K))).all():
+            return np.asarray(count_TxC, dtype=np.int64)
+        count_KxT = np.zeros((len(self.names_K), len(count_TxC)), dtype=np.int64)
+        np.add.at(count_KxT, self.domain_of_C, np.asarray(count_TxC, dtype=np.int64).T)
+        return count_KxT.T
+
     def domain_of_name(self, name: str) -> int:
         """The number of a domain; UserError with the names there are."""
         if name not in self.names_K:

@@ -234,9 +234,7 @@ class Mixer:
         rows_SxC = self.world.from_zero(plan)
         if rows_SxC is None:
             return
-        self.schedule.publish(first, rows_SxC)
-        digest_S = np.array([self.schedule.row_digest(b) for b in range(first, stop)], dtype=np.int64)
-        self.world.require_same_rows(first, digest_S)
+        self.world.require_same_rows(first, self.schedule.publish(first, rows_SxC))
 
     def _reduce(self) -> None:
         """One sum over the world of the steps since the last; rank zero appends them to history and metrics."""

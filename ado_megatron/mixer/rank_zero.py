@@ -24,7 +24,9 @@ from ado_megatron.mixer.planner import Planner
 from ado_megatron.mixer.recorder import Recorder
 from ado_megatron.mixer.refit_schedule import PendingRefit, RefitSchedule
 from ado_megatron.mixer.resume import Saved, pack
+from ado_megatron.mixer.sidecar import read_sidecar, unnest
 from ado_megatron.scaling_law.fit_process import Fit
+from ado_megatron.scaling_law.transfer_option import number, parse_transfer
 from ado_megatron.stream.schedule import Schedule
 
 FORECASTS = 24  # domains that the start of a run speaks of
@@ -46,6 +48,7 @@ class RankZero:
         self._run, self._total_samples, self._log = run, total_samples, log
         self.planner = Planner(config, domains, schedule.block_size, caps_C, schedule.num_blocks)
         self.recorder = Recorder(run / "metrics.jsonl", config, domains, self.planner, schedule)
+        self._transfer_K = transfers(config, domains)
         self._fits: dict[int, tuple[dict[str, np.ndarray], Fit]] = {}  # block → the history that is fitted, its fit
 
     # ---------------------------------------------------------------- rows and laws
@@ -63,7 +66,7 @@ class RankZero:
             self._start_fit(refit.block, self.recorder.history.cut(refit.step))
 
     def _start_fit(self, block: int, history: dict[str, np.ndarray]) -> None:
-        self._fits[block] = history, Fit(history, self.config)
+        self._fits[block] = history, Fit(history, self.config, self._transfer_K, directory=self._run / "fits")
 
     def finish_fit(self, refit: PendingRefit, step: int, applies_at: int, deadline: float) -> None:
         """Put the laws of a snapshot in force; where it has none, or its fit failed, the old ones stay.
@@ -179,3 +182,19 @@ class RankZero:
         if self.schedule.in_order:
             datasets = not_continued(self.domains.lengths_C, drawn_C, self._total_samples)
             self._log(f"ado: {path}: {outlook(prefixes_C, datasets, consumed_samples)}")
+
+
+def transfers(config: AdoConfig, domains: Domains) -> np.ndarray | None:
+    """transfer_K where --ado-transfer names a file; None where the options say it themselves. Raises UserError."""
+    if config.transfer is None or number(config.transfer) is not None:
+        return None
+    return parse_transfer(config.transfer, domains.names_K, _saved_transfers)
+
+
+def _saved_transfers(path: str) -> tuple[list[str], np.ndarray]:
+    """(domain names, transfer_K) of the sidecar of an earlier run. Raises SidecarError."""
+    meta, arrays = read_sidecar(path)
+    laws = unnest("planner", arrays)
+    if "laws.transfer_K" not in laws:
+        raise SidecarError(f"the sidecar {path} holds no laws with a transfer; give one of a run that estimated it")
+    return meta["names_K"], laws["laws.transfer_K"]

@@ -47,8 +47,9 @@ def pack(
 class Saved:
     """A sidecar's content, checked against the run that reads it.
 
-    Raises SidecarError, naming the difference, for a sidecar of another run. `changes` names the accepted differences;
-    when there is one, rows planned after the checkpoint are void (`keep_rows` False). `config`: of the run that goes on.
+    Raises SidecarError, naming the difference, for a sidecar of another run. `changes` names the differences that are
+    accepted; when there is one, rows planned after the checkpoint are void (`keep_rows` False). `config` is that of the
+    run that goes on.
     """
 
     def __init__(

@@ -106,8 +106,11 @@ class Schedule:
         """Samples of the whole run."""
         return self.num_blocks * self.block_size
 
-    def publish(self, first_block: int, counts_SxC) -> None:
-        """Append rows; every rank publishes the same ones. first_block must be `planned`, each row sum to the block."""
+    def publish(self, first_block: int, counts_SxC) -> np.ndarray:
+        """Append rows; every rank publishes the same ones. first_block must be `planned`, each row sum to the block.
+
+        Returns the digest of each row as it stands in the table (int64), for ranks to compare.
+        """
         counts_SxC = np.atleast_2d(np.asarray(counts_SxC))
         if counts_SxC.dtype.kind not in "iu" or counts_SxC.shape[1] != len(self.length_C):
             raise ValueError(f"rows hold integers, one for each of {len(self.length_C)} columns")
@@ -118,7 +121,9 @@ class Schedule:
         if len(counts_SxC) and ((counts_SxC.sum(axis=1) != self.block_size).any() or counts_SxC.min() < 0):
             raise ValueError(f"every row must hold non-negative counts that sum to {self.block_size}")
         # A sum will do, modulo 2^64: each row's digest knows its block.
-        self.digest = int(np.append(self.table.write(counts_SxC), self.digest).sum())
+        digest_S = self.table.write(counts_SxC)
+        self.digest = int(np.append(digest_S, self.digest).sum())
+        return digest_S
 
     # ---------------------------------------------------------------- reading
 
@@ -171,6 +176,14 @@ class Schedule:
         if slot:
             counts_C += np.bincount(self._load(block).column_n[:slot], minlength=len(counts_C))
         return counts_C
+
+    def cumulative_many(self, i_T: np.ndarray) -> np.ndarray:
+        """`cumulative` of many positions: counts_TxC, int64."""
+        block_T, slot_T = np.divmod(np.asarray(i_T, dtype=np.int64), self.block_size)
+        counts_TxC = self.table.start_SxC(block_T)
+        for t in np.flatnonzero(slot_T):  # inside a block: under a batch ramp
+            counts_TxC[t] = self.cumulative(int(i_T[t]))
+        return counts_TxC
 
     def _block_number(self, block: int) -> int:
         if not 0 <= block < self.num_blocks:

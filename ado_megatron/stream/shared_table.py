@@ -130,6 +130,15 @@ class SharedTable:
         end = self._try_slot(block - 1)
         return end[0] if end is not None else self.read(block)[1]
 
+    def start_SxC(self, block_S: np.ndarray) -> np.ndarray:
+        """`start_C` of many blocks, copied and verified at once."""
+        slot_S = (block_S - 1) % self._slots
+        held_S, end_SxC = self.header_RxH[slot_S], self.end_RxC[slot_S]
+        whole_S = (held_S[:, 0] == block_S - 1) & (held_S[:, 1] == self._digest_S(block_S - 1, end_SxC))
+        for s in np.flatnonzero(~whole_S):
+            end_SxC[s] = self.start_C(int(block_S[s]))
+        return end_SxC
+
     def _try_read(self, block: int):
         end = self._try_slot(block)
         start = None if end is None else self._try_slot(block - 1)

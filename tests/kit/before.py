@@ -1,6 +1,6 @@
 """What the version before the package was divided into wings (0.1.0 at 2d0a8ec) computed: tests/data/before.
 
-`python -m tests.test_unchanged_stream write` and `python -m tests.test_unchanged_run write` write the data anew, from the
+`python -m tests.test_unchanged_stream write` and `… tests.test_unchanged_run write` write the data anew, from the
 functions whose results the tests compare with it. A change that is meant to alter results does so, and says which of
 them; any other leaves the files alone.
 """

@@ -19,6 +19,7 @@ from tests.kit.mixing import (
     LENGTHS,
     NAMES,
     TOKENS,
+    FitInPlace,
     Run,
     assert_nothing_repeated_or_skipped,
     config,
@@ -28,23 +29,10 @@ from tests.kit.mixing import (
 )
 
 
-class HereAndNow(fitter.Fit):
-    """A fit without a process of its own, for the tests that are not about the process."""
-
-    def __init__(self, history, conf):
-        self._laws = fit_history(history, conf)
-
-    def result(self, deadline):
-        return fitter.FitOutcome(self._laws, "", 0.0, 0.0)
-
-    def cancel(self):
-        pass
-
-
 @pytest.fixture(autouse=True)
 def _fits(request, monkeypatch):
     if "real_fits" not in request.keywords:
-        monkeypatch.setattr(rank_zero, "Fit", HereAndNow)
+        monkeypatch.setattr(rank_zero, "Fit", FitInPlace)
     yield
     stop_fits()
 
