@@ -108,8 +108,8 @@ def timed(num_points, num_domains, profile):
 
 
 def estimated(num_points, num_domains, seed=0):
-    """Seconds of CPU of a fit with `transfer=estimate`, alone and in the fit's process (with imports and files), and the
-    root mean square error of log s. Ten random steps of the shares; laws and transfers drawn, noise .4 %."""
+    """Seconds of CPU of a fit with `transfer=estimate`, alone and in the fit's process (with imports and files), and
+    the root mean square error of log s. Ten random steps of the shares; laws and transfers drawn, noise .4 %."""
     rng = np.random.default_rng(seed)
     log_share_TxK = np.cumsum(0.3 * rng.standard_normal((10, num_domains)), 0).repeat(-(-num_points // 10), 0)
     share_TxK = np.exp(log_share_TxK[:num_points] + 0.5 * rng.standard_normal(num_domains))
