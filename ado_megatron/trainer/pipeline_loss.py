@@ -9,7 +9,7 @@ import torch
 from megatron.core import tensor_parallel
 
 
-class LossSite:
+class PipelineLoss:
     """The pipeline's loss_fn: mean token loss for the engine, per-domain sums for the mixer, validation sums for the
     log.
 
