@@ -24,7 +24,6 @@ from pathlib import Path
 
 from ado_megatron.errors import SidecarError
 from ado_megatron.files import atomic_write
-from ado_megatron.mixer.sidecar import read_sidecar
 
 MANIFEST = "files.json"
 VERSION = 1
@@ -99,6 +98,8 @@ def damaged_content(paths: Iterable[Path]) -> str | None:
 
 def damaged_sidecar(run: Path, step: int) -> str | None:
     """What is wrong with the sidecar of a checkpoint, in words; None if it is the one that was written with it."""
+    from ado_megatron.mixer.sidecar import read_sidecar  # mixer/ needs torch, the launcher's parent does not
+
     try:
         read_sidecar(sidecar(run, step), token_of(run, step))
     except SidecarError as error:

@@ -174,7 +174,7 @@ def make_train_iterator(
         }
     loader = torch.utils.data.DataLoader(
         blend,
-        batch_sampler=_Batches(plan, first_step, place),  # type: ignore[arg-type]  # an iterable is enough
+        batch_sampler=_Batches(plan, first_step, place),
         num_workers=options.num_workers,
         collate_fn=collate,
         pin_memory=place.device.type == "cuda",

@@ -111,7 +111,7 @@ class Signals:
     def __init__(self) -> None:
         self.first, self.twice, self._at = 0, False, 0.0
         self.on_first: Callable[[int], None] = lambda number: None
-        self.on_second: Callable[[], None] = lambda: None
+        self.on_second: Callable[[], object] = lambda: None
 
     def take(self, number: int, _frame: FrameType | None) -> None:
         """The handler."""
@@ -147,7 +147,7 @@ def _wait_for(command: list[str], environment: dict[str, str], folder: Folder, s
         if not folder.signal_ranks(signal.SIGTERM):
             _signal_group(launcher.pid, signal.SIGTERM)
 
-    signals.on_first, signals.on_second = ask, lambda: _signal_group(launcher.pid, signal.SIGKILL) and None
+    signals.on_first, signals.on_second = ask, lambda: _signal_group(launcher.pid, signal.SIGKILL)
     if signals.first:  # it came while the launcher was started
         ask(signals.first)
     try:
