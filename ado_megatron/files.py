@@ -1,10 +1,8 @@
-"""Files that a crash cannot leave half written, and writes that a run can do without."""
+"""Files that a crash cannot leave half written."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 
@@ -31,25 +29,3 @@ def atomic_write(path: str | os.PathLike, data: bytes) -> None:
         os.fsync(directory)  # and so is the name
     finally:
         os.close(directory)
-
-
-class BestEffort:
-    """Writes of one kind that no result of the run depends on: one that fails is said once, and the run goes on.
-
-    what: the subject of the sentence ("the TensorBoard events"). Later writes are tried again.
-    """
-
-    def __init__(self, what: str, log: logging.Logger):
-        self._what, self._log = what, log
-        self.failures = 0
-
-    def __call__(self, write: Callable[[], object]) -> bool:
-        """Whether `write` succeeded; an OSError or a ValueError (a closed file) is said the first time."""
-        try:
-            write()
-            return True
-        except (OSError, ValueError) as error:
-            self.failures += 1
-            if self.failures == 1:
-                self._log.warning("%s cannot be written, the run goes on without: %s", self._what, error)
-            return False
