@@ -13,7 +13,7 @@ import os
 import re
 import stat as stat_module
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +71,9 @@ class Files:
             if not root.name.endswith(wanted):
                 raise UserError(f"domain {name}: {root} ends in none of {' '.join(wanted)} (--suffix adds one)")
             return cls(name, (root,), **options)
-        found = [path for path in _walk(root) if path.name.endswith(wanted)]
-        for path in found:
-            _require_file(name, path)
+        found = [file for file in _walk(root) if file.name.endswith(wanted)]
+        for file in found:
+            _require_file(name, file)
         if not found:
             raise UserError(f"domain {name}: no file under {root} ends in {' '.join(wanted)} (--suffix adds one)")
         return cls(name, tuple(sorted(found)), **options)
@@ -101,22 +101,23 @@ class Files:
                         yield text, before + position
             except UnicodeDecodeError as error:
                 raise UserError(f"domain {self.name}: {path} is not UTF-8 text: {error.reason}") from error
-            except (OSError, EOFError, zlib.error) as error:  # gzip: a cut file is an EOFError, a flipped bit any of them
+            except (OSError, EOFError, zlib.error) as error:  # gzip: cut is an EOFError, flipped any of them
                 raise UserError(f"domain {self.name}: cannot read {path}: {error}") from error
             before += path.stat().st_size
 
-    def _text(self, path: Path) -> Iterator[tuple[str, int]]:
-        with open(path, encoding="utf-8") as file:
-            pending, size = [], 0
+    def _text(self, path: Path) -> Generator[tuple[str, int], None, None]:
+        with open(path, "rb") as raw, io.TextIOWrapper(raw, encoding="utf-8") as file:
+            pending: list[str] = []
+            size = 0
             for line in file:
                 pending.append(line)
                 size += len(line)
                 if size >= self.document_chars and (not line.strip() or size >= 2 * self.document_chars):
-                    yield "".join(pending), file.buffer.tell()
+                    yield "".join(pending), raw.tell()
                     pending, size = [], 0
-            yield "".join(pending), file.buffer.tell()
+            yield "".join(pending), raw.tell()
 
-    def _json_lines(self, path: Path) -> Iterator[tuple[str, int]]:
+    def _json_lines(self, path: Path) -> Generator[tuple[str, int], None, None]:
         with open(path, "rb") as raw, _decompressed(path, raw) as lines:
             for number, line in enumerate(lines, 1):
                 if not line.strip():

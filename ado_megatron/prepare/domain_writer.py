@@ -61,7 +61,8 @@ class DomainWriter:
     valid_tokens: int = 0
     seen: set[int] = field(default_factory=set)
     duplicates: int = 0
-    waiting: list[tuple[int, int, np.ndarray]] = field(default_factory=list)  # heap of (−place, digest, ids)
+    order: list[tuple[int, int]] = field(default_factory=list)  # heap of (−place, digest) of the candidates
+    waiting: dict[int, list[np.ndarray]] = field(default_factory=dict)  # digest → ids of all copies
     waiting_tokens: int = 0
     last: tuple[int, np.ndarray] | None = None  # of those held out by their digests, the one of the last place
 
@@ -75,24 +76,34 @@ class DomainWriter:
         if in_validation(key, self.fraction):
             self._hold_out(place(key), ids)
         else:
-            heapq.heappush(self.waiting, (-place(key), key, ids))
+            if key not in self.waiting:
+                heapq.heappush(self.order, (-place(key), key))
+            self.waiting.setdefault(key, []).append(ids)
             self.waiting_tokens += len(ids)
         self._let_go()
 
     def _hold_out(self, at: int, ids: np.ndarray) -> None:
         """Into validation, but for the last one in order, which a domain without any other document trains on."""
-        if self.last is None or at > self.last[0]:
-            (at, ids), self.last = self.last or (0, None), (at, ids)
-        if ids is not None:
-            self.valid.add(ids)
+        before, out = self.last, ids
+        if before is None or at > before[0]:
+            self.last = at, ids
+            if before is None:
+                return
+            out = before[1]
+        self.valid.add(out)
 
     def _let_go(self) -> None:
         """Send to train what will not be needed: the candidates before it are enough."""
         need = max(self.valid_tokens - self.valid.tokens, 1)
-        while len(self.waiting) > 1 and self.waiting_tokens - len(self.waiting[0][2]) >= need:
-            ids = heapq.heappop(self.waiting)[2]
-            self.waiting_tokens -= len(ids)
-            self.train.add(ids)
+        while len(self.order) > 1:
+            copies = self.waiting[self.order[0][1]]
+            tokens = sum(map(len, copies))
+            if self.waiting_tokens - tokens < need:
+                break
+            self.waiting_tokens -= tokens
+            del self.waiting[heapq.heappop(self.order)[1]]
+            for ids in copies:
+                self.train.add(ids)
 
     def finish(self) -> None:
         """Write both indices. UserError when there were fewer than two documents."""
@@ -102,7 +113,7 @@ class DomainWriter:
 
     def _settle(self) -> None:
         """Decide about the documents that wait."""
-        documents = self.train.documents + self.valid.documents + len(self.waiting) + (self.last is not None)
+        documents = self.train.documents + self.valid.documents + sum(map(len, self.waiting.values())) + bool(self.last)
         if documents == 0:
             raise UserError(f"domain {self.name}: there is no text in it")
         if documents == 1:
@@ -112,12 +123,13 @@ class DomainWriter:
             (self.train if none_left else self.valid).add(self.last[1])
         total = self.train.tokens + self.valid.tokens + self.waiting_tokens
         floor = max(1, min(self.valid_tokens, int(MOST * total)))
-        waiting = sorted(self.waiting, key=lambda item: (-item[0], item[1]))
-        for number, (_, _, ids) in enumerate(waiting, 1):
-            only_one_for_train = number == len(waiting) and self.train.documents == 0
+        for number, (_, key) in enumerate(sorted(self.order, reverse=True), 1):
+            only_one_for_train = number == len(self.order) and self.train.documents == 0
             enough = self.valid.tokens >= floor or only_one_for_train
-            (self.train if enough else self.valid).add(ids)
+            for ids in self.waiting[key]:
+                (self.train if enough else self.valid).add(ids)
         self.waiting.clear()
+        self.order.clear()
 
     def close(self) -> None:
         """Close the files, finished or not."""
