@@ -91,7 +91,8 @@ def _resolve(prefix: str, folder: Path | None) -> str:
     paths in its blend are those of the place where it was made."""
     if folder is None:
         return prefix
-    for own in (folder / prefix, folder / Path(prefix).name):
+    beside = folder / Path(prefix).name
+    for own in (beside,) if Path(prefix).is_absolute() else (folder / prefix, beside):
         if os.path.isfile(f"{own}.idx") or os.path.isfile(f"{own}.bin"):
             return str(own)
     return prefix
