@@ -19,7 +19,7 @@ FLOORS = [
     ["stream", "policy", "scaling_law", "blend"],
     ["profiles"],
     ["option_fields"],
-    ["files", "errors"],
+    ["files", "errors", "processes"],
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -145,7 +145,7 @@ class MetricsWriter:
     def __init__(self, path: str | Path, header: dict[str, Any], clock: Callable[[], float] = time.monotonic):
         self.path = Path(path)
         self._header = {"type": "run", "version": VERSION} | header
-        self._try = BestEffort(str(self.path), clock)
+        self._try = BestEffort(str(self.path), errors=(OSError, ValueError), clock=clock)
         self._waiting: deque[bytes] = deque()
         self._bytes = self._lost = 0
         self._begin: int | None = None  # steps done where the file is to begin or go on, until that was written
@@ -154,7 +154,7 @@ class MetricsWriter:
     def start(self, step: int) -> None:
         """Begin, or go on after `step` steps: what a killed run wrote past them is removed."""
         self._begin = step
-        self._try(self._flush)
+        self._try.attempt(self._flush)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append one object; `step` counts the steps done when it was made."""
@@ -164,7 +164,7 @@ class MetricsWriter:
         while self._bytes > PENDING_BYTES and len(self._waiting) > 1:
             self._bytes -= len(self._waiting.popleft())
             self._lost += 1
-        self._try(self._flush)
+        self._try.attempt(self._flush)
         if self._lost and not self._waiting:
             lost, self._lost = self._lost, 0
             self.write("gap", step, lost=lost)

@@ -71,7 +71,8 @@ class Saved:
         differ = [name for name in ours if ours[name] != theirs[name] and name not in names(config, resume="silent")]
         may_change = names(config, resume="free")
         refused = [f"{flag_of(name, PREFIX)} {theirs[name]}" for name in differ if name not in may_change]
-        self.same_data = meta["domains"] == domains.fingerprint()
+        # A state that was saved before the content of the data was known is compared without it.
+        self.same_data = meta["domains"] in (domains.fingerprint(), domains.fingerprint(content=False))
         if not self.same_data:
             refused.append(f"the data {_data(meta['prefixes_C'], meta['lengths_C'], domains)}")
         if refused and not config.accept_changes:
@@ -165,4 +166,4 @@ def _data(prefixes: Sequence[str], lengths: Sequence[int], domains: Domains) -> 
         if ours[prefix] != length:
             return f"{prefix} of {length} samples, now {ours[prefix]}"
     extra = next((prefix for prefix in ours if prefix not in saved), None)
-    return f"without {extra}" if extra else "grouped or documented in another way"
+    return f"without {extra}" if extra else "of other contents, or grouped in another way"

@@ -61,13 +61,14 @@ def code_and_docstrings(path: Path) -> tuple[str, tuple[str, ...]]:
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
         return "", ()
-    docs, dropped = [], set()
+    docs: list[str] = []
+    dropped: set[int] = set()
     for node in ast.walk(tree):
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module, ast.AsyncFunctionDef)):
             continue
         doc = ast.get_docstring(node)
         if doc is not None:
-            dropped.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+            dropped.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
             if len(doc) > 200:
                 docs.append(doc + "\n\n")
     kept = (

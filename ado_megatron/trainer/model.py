@@ -21,7 +21,7 @@ from megatron.core.transformer.torch_norm import WrappedTorchNorm
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from ado_megatron.trainer.options import TrainerOptions
-from ado_megatron.trainer.parallel import Place
+from ado_megatron.trainer.parallel import ParallelRank
 
 
 class Embed(LanguageModelEmbedding):
@@ -121,7 +121,7 @@ def make_config(options: TrainerOptions) -> TransformerConfig:
     )
 
 
-def make_model(options: TrainerOptions, place: Place, vocab_size: int, loss_fn) -> PipelineModule:
+def make_model(options: TrainerOptions, place: ParallelRank, vocab_size: int, loss_fn) -> PipelineModule:
     """The pipeline module of this rank. Initial weights depend on the seed and the layer's number, not on the
     layout."""
     config = make_config(options)
