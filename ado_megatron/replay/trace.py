@@ -103,7 +103,7 @@ def _checked(path, trace: Trace) -> Trace:
             raise UserError(f"the trace {path}: {name} has shape {getattr(trace, name).shape}, not T x {num}")
     laws, steps = trace.laws_RxKx3, trace.law_steps_R
     if laws is not None and steps is not None and laws.shape != (len(steps), num, 3):
-        raise UserError(f"the trace {path}: laws_RxKx3 has shape {trace.laws_RxKx3.shape}")
+        raise UserError(f"the trace {path}: laws_RxKx3 has shape {laws.shape}")
     if len(trace.names_K) != num:
         raise UserError(f"the trace {path} has {len(trace.names_K)} domain names for {num} domains")
     if (trace.counts_TxK < 0).any() or trace.counts_TxK.sum(dtype=np.float64) > 2**53:

@@ -64,7 +64,7 @@ class Fit:
         try:
             self._directory = _new_directory(directory)
             arrays = dict(history) if transfer_K is None else {**history, _TRANSFER: np.asarray(transfer_K, np.float64)}
-            np.savez(self._directory / _REQUEST, **arrays)
+            np.savez(self._directory / _REQUEST, **arrays)  # type: ignore[arg-type]  # numpy's stub takes names for its own
             (self._directory / _OPTIONS).write_text(json.dumps(LawOptions.of(options).to_dict()))
             self._process = _start(self._directory)
         except Exception as error:  # whatever it is, the training goes on
@@ -85,7 +85,7 @@ class Fit:
                 reason = "" if status == 0 else f"its process ended with status {status}{self._last_words()}"
             except subprocess.TimeoutExpired:
                 reason = f"it took longer than {deadline:g} s"
-        if not reason:
+        if not reason and self._directory is not None:
             try:
                 # a file of our own: np.load leaves one open that is cut
                 with open(self._directory / _RESULT, "rb") as file, np.load(file, allow_pickle=False) as npz:
@@ -106,6 +106,8 @@ class Fit:
 
     def _last_words(self) -> str:
         """The last line that the child wrote, in brackets."""
+        if self._directory is None:
+            return ""
         try:
             lines = (self._directory / _ERRORS).read_text(errors="replace").strip().splitlines()
         except OSError:
@@ -168,7 +170,8 @@ def main(directory: str) -> None:
     with np.load(folder / _REQUEST, allow_pickle=False) as npz:
         history = {name: npz[name] for name in npz.files}
     transfer_K = history.pop(_TRANSFER, None)
-    np.savez(folder / _RESULT, **fit_history(history, options, transfer_K).to_arrays())
+    laws = fit_history(history, options, transfer_K).to_arrays()
+    np.savez(folder / _RESULT, **laws)  # type: ignore[arg-type]  # as above
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from ado_megatron.errors import UserError
 from ado_megatron.stream.sample_key import pack_key
 from ado_megatron.stream.schedule import Schedule
 
-_NOTHING = (0, [], [], None, None, None)
+_NOTHING: tuple = (0, [], [], None, None, None)
 
 
 class AdaptiveBlend:

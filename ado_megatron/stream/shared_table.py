@@ -142,7 +142,7 @@ class SharedTable:
     def _try_read(self, block: int):
         end = self._try_slot(block)
         start = None if end is None else self._try_slot(block - 1)
-        if start is None:
+        if end is None or start is None:
             return None
         return (end[0] - start[0]).astype(np.int32), start[0], end[1]
 
