@@ -164,4 +164,4 @@ def _write(one: Evaluated, step: int, mixer: Mixer) -> None:
     others = zip(one.names_N[num:], one.loss_N[num:], one.tokens_N[num:], strict=True)
     if len(one.names_N) > num:
         values["others"] = {name: {"loss": loss, "tokens": tokens} for name, loss, tokens in others}
-    mixer.recorder.metrics.write(one.kind, step, **values)
+    mixer.rank_zero.recorder.metrics.write(one.kind, step, **values)

@@ -27,6 +27,7 @@ from ado_megatron.hosts import takeover
 from ado_megatron.hosts.evaluation import Validation
 from ado_megatron.hosts.takeover import ADAPTIVE, NEW, SHADOW, StockBlend, sidecar_path
 from ado_megatron.hosts.train_sets import KEY, SAMPLE, AdaptiveTrainSet, ShadowTrainSet
+from ado_megatron.mixer.loader import LoaderSettings
 from ado_megatron.mixer.mixer import Mixer
 from ado_megatron.mixer.world import World
 
@@ -177,9 +178,9 @@ class Session:
             domains = world.from_zero(lambda: Domains.build(blend.prefixes, blend.weights, lengths_C, config))
             mixer = Mixer(
                 config, domains, total_samples=facts.total_samples, block_size=facts.block_size, world=world,
-                run_dir=facts.save or facts.tensorboard or ".", num_workers=facts.num_workers,
-                prefetch_factor=PREFETCH_FACTOR, micro_batch=facts.micro_batch, dp=facts.dp, pass_C=blend.passes,
-                in_order=True, origin=blend.origin, log=say,
+                run_dir=facts.save or facts.tensorboard or ".", pass_C=blend.passes, in_order=True,
+                origin=blend.origin, log=say,
+                loader=LoaderSettings(facts.num_workers, PREFETCH_FACTOR, facts.micro_batch, facts.dp),
             )  # fmt: skip
             self._start(mixer, world, facts)
         except UserError as error:
