@@ -18,14 +18,14 @@ from ado_megatron.scaling_law.laws import Laws
 START = 12  # first block whose step may take laws
 
 
-def some_laws(num_domains: int, seed: int) -> Laws:
+def some_laws(num_domains: int, seed: int, transfer: float) -> Laws:
     """Laws as fits give them; the last domain has none."""
     rng = np.random.default_rng(seed)
     laws_Kx3 = np.stack(
         [rng.uniform(0, 3, num_domains), rng.uniform(-0.5, 1, num_domains), rng.uniform(0.05, 0.6, num_domains)], axis=1
     )
     laws_Kx3[-1] = np.nan
-    return Laws.given(laws_Kx3)
+    return Laws.given(laws_Kx3, transfer)
 
 
 def planner_of(
@@ -42,7 +42,7 @@ def planner_of(
         path = tmp_path / "groups.json"
         path.write_text(json.dumps({f"domain{k}": prefixes[2 * k : 2 * k + 2] for k in range(domains)}))
         options["groups"] = str(path)
-    config = AdoConfig(start_step=START, **options).resolved()
+    config = AdoConfig(start_step=START, max_change=1.0, **options).resolved()
     found = Domains.build(prefixes, weights_C, rng.integers(1000, 10**6, columns), config)
     caps_C = None
     if caps is not None:
@@ -53,9 +53,10 @@ def planner_of(
 
 def drive(planner: Planner, rows: int = 60) -> np.ndarray:
     """counts_SxC of a short run: calls of different lengths, first laws after 20 rows, others after 41."""
+    num_domains, transfer = len(planner.domains.names_K), planner.config.given_transfer
     parts = [planner.plan(7), planner.plan(13)]
-    planner.laws = some_laws(len(planner.domains.names_K), 1)
+    planner.laws = some_laws(num_domains, 1, transfer)
     parts += [planner.plan(1), planner.plan(20)]
-    planner.laws = some_laws(len(planner.domains.names_K), 2)
+    planner.laws = some_laws(num_domains, 2, transfer)
     parts.append(planner.plan(rows - 41))
     return np.concatenate(parts)
