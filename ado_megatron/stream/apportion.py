@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike
 from ado_megatron.stream.constant_weights import dense_rows, rows_ahead
 from ado_megatron.stream.quota import MAX_BLOCK, ONE, SHIFT, Steps, find_steps, samples_left
 
-__all__ = ["MAX_BLOCK", "apportion", "apportion_rows"]
+__all__ = ["MAX_BLOCK", "apportion", "dense_stretch"]
 
 _CHUNK_CELLS = 1 << 16  # rows × columns laid out at a time: stays in the cache
 _ROOM = 1 << 12  # grid units; more than the rounding of a quota (float64, up to 2^21 samples)
@@ -157,34 +157,6 @@ def blocks_ahead(reach: float) -> np.ndarray:
     return np.concatenate([np.arange(1.0, min(reach, 64.0) + 1), far_H])
 
 
-def apportion_rows(
-    weights: ArrayLike, block_size: int, num_rows: int, credit_C: ArrayLike, remaining_C: ArrayLike | None = None,
-    domain_of_C: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """`apportion`, row after row: counts_SxC (int32) and the credit after the last row, the same numbers.
-
-    weights: one weights_C for all `num_rows` rows (laid out many at a time while no cap is near), or weights_SxC. The
-    other arguments and the exceptions are those of `apportion`; remaining_C is before the first row.
-    """
-    weights = np.asarray(weights, dtype=np.float64)
-    credit_C = np.asarray(credit_C, dtype=np.float64)
-    remaining_C = None if remaining_C is None else np.array(remaining_C, dtype=np.int64)
-    counts_SxC = np.empty((num_rows, weights.shape[-1]), dtype=np.int32)
-    row = 0
-    while row < num_rows:
-        done = 0
-        if weights.ndim == 1:
-            done, credit_C = _dense_rows(weights, block_size, counts_SxC[row:], credit_C, remaining_C, domain_of_C)
-        if not done:
-            row_C = weights if weights.ndim == 1 else weights[row]
-            counts_SxC[row], credit_C = apportion(row_C, block_size, credit_C, remaining_C, domain_of_C)
-            done = 1
-        if remaining_C is not None:
-            remaining_C -= counts_SxC[row : row + done].sum(axis=0, dtype=np.int64)
-        row += done
-    return counts_SxC, credit_C
-
-
 def _rows_below_caps(steps: Steps, remaining_C: np.ndarray) -> int:
     """How many rows of these steps no cap cuts, with some room: then each row has the same steps."""
     some_C = steps.step_C > 0
@@ -192,12 +164,15 @@ def _rows_below_caps(steps: Steps, remaining_C: np.ndarray) -> int:
     return int((room_C[some_C] // steps.step_C[some_C]).min())
 
 
-def _dense_rows(
+def dense_stretch(
     weights_C: np.ndarray, block_size: int, counts_SxC: np.ndarray, credit_C: np.ndarray,
     remaining_C: np.ndarray | None, domain_of_C: np.ndarray | None,
 ) -> tuple[int, np.ndarray]:  # fmt: skip
-    """Fill in as many rows as the dense rule lays out; their number (0: the next needs `apportion`) and the credit."""
-    steps = find_steps(weights_C, block_size, grid_credit(credit_C), remaining_C, domain_of_C)
+    """Fill in counts_SxC as far as the rule for constant weights lays rows out at once.
+
+    credit_C: grid units. Returns the number of rows (0: the next needs `apportion`) and the credit_C after them.
+    """
+    steps = find_steps(weights_C, block_size, credit_C, remaining_C, domain_of_C)
     step_C, quota_C = steps.step_C, steps.credit_C + steps.step_C
     ahead, num_rows = rows_ahead(step_C) if steps.steady else 0, len(counts_SxC)
     if ahead and remaining_C is not None:
@@ -221,4 +196,4 @@ def _dense_rows(
         return 0, credit_C
     first, quota_C = max((start for start in starts if start[0] < num_rows), key=lambda start: start[0])
     laid_out_C = counts_SxC[first:num_rows].sum(axis=0) << SHIFT
-    return num_rows, (quota_C + (num_rows - first - 1) * step_C - laid_out_C) / ONE
+    return num_rows, (quota_C + (num_rows - first - 1) * step_C - laid_out_C)

@@ -1,4 +1,4 @@
-"""One row as plain loops: what numba compiles (compiled.py). The rule is that of apportion.py and quota.py.
+"""One row as plain loops: what numba compiles (row_layout.py). The rule is that of apportion.py and quota.py.
 
 Rows that the common rules do not cover are refused, and laid out by apportion.py: a cap that binds, more due than the
 block holds, extra samples that must go by deadline. So a row is the same integers with and without numba, and the
@@ -18,7 +18,7 @@ import numpy as np
 
 try:
     from numba import njit
-except ImportError:  # plain functions then, for tests; compiled.py says so and uses none of them
+except ImportError:  # plain functions then, for tests; row_layout.py says so and uses none of them
     njit = None  # type: ignore[assignment]
 
 SHIFT = 40

@@ -1,9 +1,10 @@
-"""Rows whose weights move from block to block, one after another: compiled where numba is there.
+"""Rows one after another: many at once while the weights stay, compiled where they move and numba is there.
 
-    layout = RowLayout(columns)
+    layout = RowLayout(columns, credit_C, kernels())
     counts_C = layout.next_row(weights_C, block_size, remaining_C, domain_of_C)
+    counts_SxC = layout.next_rows(10, weights_C, block_size, remaining_C, domain_of_C)
 
-does what `apportion` does, but keeps the credit as integers and works in scratch arrays. numba is optional (`pip
+do what `apportion` does, but keep the credit as integers and works in scratch arrays. numba is optional (`pip
 install ado-megatron[fast]`); without it, or where it fails, apportion.py lays every row out: slower, with the same
 integers.
 
@@ -17,12 +18,14 @@ import logging
 import types
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from ado_megatron.stream.apportion import blocks_ahead, grid_credit, take_by_deadline, take_row
+from ado_megatron.stream.apportion import blocks_ahead, dense_stretch, grid_credit, take_by_deadline, take_row
 from ado_megatron.stream.quota import ONE, find_steps, samples_left
 
 _EXACT = float(1 << 52)  # sums of whole numbers up to here are exact in float64, in any order
 _MOST_AHEAD = 128
+_ROWS_ALONE = 16  # rows laid out one by one after the rule for many at once did not apply
 
 
 @functools.cache
@@ -77,6 +80,28 @@ class RowLayout:
             self._counts_C, self._credit_C = take_row(steps, block_size)
         return self._counts_C
 
+    def next_rows(
+        self, num_rows: int, weights_C: np.ndarray, block_size: int, remaining_C: np.ndarray | None = None,
+        domain_of_C: np.ndarray | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        """counts_SxC (int32) of the next blocks, all of the same weights. remaining_C: before the first of them."""
+        counts_SxC = np.empty((num_rows, len(weights_C)), dtype=np.int32)
+        remaining_C = None if remaining_C is None else np.array(remaining_C, dtype=np.int64)
+        row = alone = 0
+        while row < num_rows:
+            done = 0
+            if alone == 0:
+                done, self._credit_C = dense_stretch(
+                    weights_C, block_size, counts_SxC[row:], self._credit_C, remaining_C, domain_of_C
+                )
+            if not done:
+                counts_SxC[row] = self.next_row(weights_C, block_size, remaining_C, domain_of_C)
+                done, alone = 1, _ROWS_ALONE - 1 if alone == 0 else alone - 1
+            if remaining_C is not None:
+                remaining_C -= counts_SxC[row : row + done].sum(axis=0, dtype=np.int64)
+            row += done
+        return counts_SxC
+
     def _by_kernel(self, weights_C: np.ndarray, block_size: int, remaining_C: np.ndarray | None) -> bool:
         """Whether the row could be laid out by the kernel, or by the one rule that it leaves to numpy."""
         total = np.add.reduce(weights_C)
@@ -98,3 +123,26 @@ class RowLayout:
                 counts_C[:] = take_by_deadline(work_6xC[1], work_6xC[0], block_size)
         kernel.credit_after(counts_C, work_6xC, self._credit_C)
         return True
+
+
+def apportion_rows(
+    weights: ArrayLike, block_size: int, num_rows: int, credit_C: ArrayLike, remaining_C: ArrayLike | None = None,
+    domain_of_C: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """`apportion`, row after row, by numpy alone: counts_SxC (int32) and the credit after the last row.
+
+    weights: one weights_C for all `num_rows` rows (laid out many at a time while no cap is near), or weights_SxC. The
+    other arguments and the exceptions are those of `apportion`; remaining_C is before the first row.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    layout = RowLayout(weights.shape[-1], credit_C, None)
+    if weights.ndim == 1:
+        counts_SxC = layout.next_rows(num_rows, weights, block_size, remaining_C, domain_of_C)
+        return counts_SxC, layout.credit_C
+    counts_SxC = np.empty((num_rows, weights.shape[1]), dtype=np.int32)
+    left_C = None if remaining_C is None else np.array(remaining_C, dtype=np.int64)
+    for row, weights_C in enumerate(weights[:num_rows]):
+        counts_SxC[row] = layout.next_row(weights_C, block_size, left_C, domain_of_C)
+        if left_C is not None:
+            left_C -= counts_SxC[row]
+    return counts_SxC, layout.credit_C
