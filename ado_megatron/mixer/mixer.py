@@ -210,7 +210,7 @@ class Mixer:
         self._reduce()
         refit = self.refits.take(self._step)
         if self.world.is_zero:
-            self._on_zero().begin_fit(refit)
+            self._on_zero().begin_fit(refit, self.refits)
 
     def _apply(self, refit: PendingRefit) -> None:
         """Put the snapshot's laws in force and publish the rows that they decide."""

@@ -18,6 +18,7 @@ from ado_megatron.mixer.resume import Saved
 from ado_megatron.mixer.sidecar import unnest
 from ado_megatron.policy import PolicyContext, make_policy
 from ado_megatron.policy.state import PolicyState
+from ado_megatron.policy.target import resolve_target
 from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.stream.row_layout import RowLayout, kernels
 
@@ -109,16 +110,20 @@ class Planner:
     from the point where the call began.
 
     caps_C: samples of each column that the whole run may draw (None: no cap). num_blocks: of the whole run, for a
-    policy that looks at its end (None: not known).
+    policy that looks at its end (None: not known). target_K: what the mixture serves (None: what the options say).
     """
 
     def __init__(
         self, config: AdoConfig, domains: Domains, block_size: int, caps_C: np.ndarray | None = None,
-        num_blocks: int | None = None,
+        num_blocks: int | None = None, target_K: np.ndarray | None = None,
     ):  # fmt: skip
         self.config, self.domains, self.block_size, self.caps_C = config, domains, block_size, caps_C
         acting = dataclasses.replace(config, shadow=False)  # in shadow the policy still runs, it only decides nothing
-        self.policy = make_policy(acting, _context(config, domains, block_size, caps_C, num_blocks))
+        context = _context(config, domains, block_size, caps_C, num_blocks)
+        if target_K is None:
+            target_K = resolve_target(config.target, domains.names_K, context.prior_K, context.natural_K)
+        self.target_K, self.num_blocks = target_K, num_blocks
+        self.policy = make_policy(acting, dataclasses.replace(context, target_K=target_K))
         self.laws: Laws | None = None  # in force from the next row on
         columns = len(domains.prefixes_C)
         zeros_C = np.zeros(columns, dtype=np.int64)
@@ -147,6 +152,57 @@ class Planner:
         self._begins.append(self._at)
         rows_SxC, self._at = self._lay_out(self._at, num_rows, self._remember)
         return rows_SxC
+
+    # ---------------------------------------------------------------- planning in another process
+
+    @property
+    def next_block(self) -> int:
+        """The block of the next row."""
+        return self._at.block
+
+    def hand_over(self) -> dict[str, np.ndarray]:
+        """All that decides the rows from here on, for `take_over` in another process."""
+        arrays = self._at.to_arrays()
+        if self.laws is not None:
+            arrays |= {f"in_force.{name}": value for name, value in self.laws.to_arrays().items()}
+        return arrays
+
+    def take_over(self, arrays: dict[str, np.ndarray]) -> None:
+        """Stand where the planner stood that handed over."""
+        laws = _under("in_force.", arrays)
+        self.laws = Laws.from_arrays(laws) if laws else None
+        self._at = _Point.from_arrays(arrays, self.config.given_transfer)
+
+    def plan_for(self, num_rows: int) -> dict[str, np.ndarray]:
+        """Plan, and say all that `adopt` needs where the rows were asked for."""
+        first, rows_SxC = self._at.block, self.plan(num_rows)
+        weights_Sx2xK = np.array([self._weights[block] for block in range(first, first + num_rows)])
+        arrays = {"rows_SxC": rows_SxC, "weights_Sx2xK": weights_Sx2xK, "notes": np.array(self.take_notes(), dtype=str)}
+        return arrays | {f"end.{name}": value for name, value in self._at.to_arrays().items()}
+
+    def adopt(self, arrays: dict[str, np.ndarray], num_rows: int) -> np.ndarray | None:
+        """The next rows as another process has planned them under the present laws, as if `plan` had been called here;
+        None, and nothing has changed, where they are not `num_rows` rows from here on that can be right."""
+        end = _Point.from_arrays(_under("end.", arrays), self.config.given_transfer)
+        rows_SxC, weights_Sx2xK = arrays["rows_SxC"], arrays["weights_Sx2xK"]
+        laid_out_C = self._at.laid_out_C + rows_SxC.sum(axis=0, dtype=np.int64)
+        caps_C = laid_out_C if self.caps_C is None else self.caps_C
+        if not (
+            rows_SxC.shape == (num_rows, len(self.domains.prefixes_C)) and len(weights_Sx2xK) == num_rows
+            and end.block == self._at.block + num_rows and (rows_SxC >= 0).all()
+            and (rows_SxC.sum(axis=1) == self.block_size).all() and np.isfinite(weights_Sx2xK).all()
+            and (end.laid_out_C == laid_out_C).all() and (laid_out_C <= np.maximum(caps_C, self._at.laid_out_C)).all()
+        ):  # fmt: skip
+            return None
+        self._at = dataclasses.replace(self._at, laws=self.laws)
+        self._begins.append(self._at)
+        first = self._at.block
+        self._weights.update((first + s, (own_K, shadow_K)) for s, (own_K, shadow_K) in enumerate(weights_Sx2xK))
+        self._notes += arrays["notes"].tolist()
+        self._at = end
+        return rows_SxC
+
+    # ---------------------------------------------------------------- what is remembered
 
     def _remember(self, state: PolicyState, before: PolicyState, blocks: int) -> None:
         """Keep the weights of `blocks` blocks from that of `state` on, and what the policy has to say of them."""

@@ -42,7 +42,7 @@ def loss_of(column: int, drawn: int) -> float:
 class FitInPlace(fit_process.Fit):
     """A fit without a process of its own, for the tests that are not about the process."""
 
-    def __init__(self, history, options, transfer_K=None, *, directory=None):
+    def __init__(self, history, options, transfer_K=None, *, directory=None, program=None, more=None):
         self._laws = fit_history(history, options)
 
     def result(self, deadline):
