@@ -15,11 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-try:
-    from numba import njit
-except ImportError:  # plain functions then, for tests; row_layout.py says so and uses none of them
-    njit = None  # type: ignore[assignment]
+from numba import njit
 
 SHIFT = 40
 ONE = 1 << SHIFT
@@ -32,7 +28,7 @@ REFUSED, DONE, CHECK = 0, 1, 2  # CHECK: the row stands if `is_safe` says so
 
 def compiled(function: Any) -> Any:
     """The function compiled at its first call, and kept on disk for the next process."""
-    return function if njit is None else njit(function, cache=True)
+    return njit(function, cache=True)
 
 
 @compiled

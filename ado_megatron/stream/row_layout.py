@@ -37,17 +37,21 @@ def kernels() -> types.ModuleType | None:
     """
     log = logging.getLogger(__name__)
     try:
-        from ado_megatron.stream import row_kernel
-
-        if row_kernel.njit is None:
-            log.info("numba is not installed, so rows are laid out by numpy, more slowly: ado-megatron[fast] has it")
-            return None
-        layout = RowLayout(3, np.zeros(3), row_kernel)
-        for weights_C in ([1.0, 2.0, 1.0], [1.0, 1e-3, 0.0], [1e-3, 0.5, 1e-3]):  # compiles all of it
-            layout.next_row(np.array(weights_C), 4, np.array([90, 90, 90]))
+        return _load()
+    except ImportError as error:
+        log.info("numba is not installed (%s), so rows are laid out by numpy, more slowly", error)
     except Exception as error:  # a numba that does not fit this Python or numpy, a cache that cannot be written, ...
         log.warning("numba cannot compile the row kernel (%s), so rows are laid out by numpy, more slowly", error)
-        return None
+    return None
+
+
+def _load() -> types.ModuleType:
+    """Import the kernel and run every function of it, which compiles them or loads them from numba's cache."""
+    from ado_megatron.stream import row_kernel
+
+    layout = RowLayout(3, np.zeros(3), row_kernel)
+    for weights_C in ([1.0, 2.0, 1.0], [1.0, 1e-3, 0.0], [1e-3, 0.5, 1e-3]):
+        layout.next_row(np.array(weights_C), 4, np.array([90, 90, 90]))
     return row_kernel
 
 

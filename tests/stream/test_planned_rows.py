@@ -6,9 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from tests.kit.planning import drive, planner_of
+from ado_megatron.mixer import planner as planner_module
+from ado_megatron.stream.schedule import apportion
+from tests.kit.planning import drive, planner_of, some_laws
 
-STAGES = [{"block": 0, "weights": [1] * 22}, {"block": 9, "weights": [*range(1, 23)]}, {"block": 33, "weights": [2] * 22}]
+STAGES = [
+    {"block": 0, "weights": [1] * 22}, {"block": 9, "weights": [*range(1, 23)]}, {"block": 33, "weights": [2] * 22},
+]  # fmt: skip
 
 CASES = {
     "released": (dict(domains=22, profile="released"), "6cbc8c40b653fd92"),
@@ -50,3 +54,76 @@ def test_rows_are_the_frozen_ones(tmp_path, name):
     rows_SxC = drive(planner)
     assert (rows_SxC.sum(axis=1) == planner.block_size).all()
     assert digest(rows_SxC) == frozen
+
+
+@pytest.mark.parametrize("name", ["released", "ado", "groups and caps", "hundreds rare"])
+def test_rows_are_the_frozen_ones_without_numba(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(planner_module, "kernels", lambda: None)
+    arguments, frozen = CASES[name]
+    assert digest(drive(made(tmp_path, arguments))) == frozen
+
+
+def one_by_one(planner, num_rows, laws):
+    """The recursion as it is defined: a step of the policy, its weights, a row. Rows, and weights in force."""
+    domains, state = planner.domains, planner.policy.initial_state()
+    credit_C = np.zeros(len(domains.prefixes_C))
+    laid_out_C, rows, weights = np.zeros(len(credit_C), dtype=np.int64), [], []
+    for s in range(num_rows):
+        if rows:
+            state = planner.policy.step(state, laws(s), domains.by_domain(rows[-1]))
+        weights.append(domains.prior_K if planner.config.shadow else state.weights_K)
+        left_C = None if planner.caps_C is None else planner.caps_C - laid_out_C
+        weights_C = domains.weights_C(weights[-1])
+        counts_C, credit_C = apportion(weights_C, planner.block_size, credit_C, left_C, domains.domain_of_C)
+        rows.append(counts_C)
+        laid_out_C = laid_out_C + counts_C
+    return np.array(rows), np.array(weights), state
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {}, {"profile": "released"}, {"profile": "paper"}, {"caps": 0.6}, {"groups": True, "caps": 0.7},
+        {"shadow": True}, {"policy": "static"}, {"policy": "plan"}, {"probe": 20.0, "probe_length": 3},
+        {"policy": "plan", "probe": 20.0, "probe_length": 3}, {"max_change": 0.05},
+        {"profile": "released", "credit_source": "policy", "clip_prior": True, "clip_target": "both"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_stretches_change_no_row_no_weight_and_no_state(tmp_path, more):
+    """Laws come into force at block 15 (after the first step that may take them) and other ones at block 40."""
+    planner = planner_of(tmp_path, domains=12, **more)
+    transfer = planner.config.given_transfer
+    first, second = some_laws(12, 1, transfer), some_laws(12, 2, transfer)
+    rows = [planner.plan(5), planner.plan(10)]
+    planner.laws = first
+    rows += [planner.plan(25)]
+    planner.laws = second
+    rows += [planner.plan(20)]
+    laws = lambda s: None if s < 15 else first if s < 40 else second  # noqa: E731
+    rows_SxC, weights_SxK, state = one_by_one(planner_of(tmp_path, domains=12, **more), 60, laws)
+    assert np.array_equal(np.concatenate(rows), rows_SxC)
+    assert np.array_equal([planner.weights_K(b) for b in range(60)], weights_SxK)
+    last = planner.policy.step(state, second, planner.domains.by_domain(rows_SxC[-1]))
+    assert_same_state(planner.state, last)
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"profile": "paper", "caps": 0.7}, {"policy": "static"}, {"shadow": True}], ids=str
+)
+def test_the_point_of_any_block_is_found_again(tmp_path, more):
+    """A planner that goes on from the sidecar of block b lays out the rows after b."""
+    planner = planner_of(tmp_path, domains=12, **more)
+    rows_SxC = drive(planner)
+    for block in (0, 3, 7, 12, 19, 20, 21, 33, 41, 59, 60):
+        point = planner._point(block)
+        assert point.block == block
+        assert point.laid_out_C.tolist() == rows_SxC[:block].sum(axis=0).tolist()
+        stop = next(stop for stop in (7, 20, 21, 41, 60, 61) if stop > block)  # where the next call of `plan` began
+        more_SxC, end = planner._lay_out(point, min(stop, 60) - block)
+        assert np.array_equal(more_SxC, rows_SxC[block : end.block])
+
+
+def assert_same_state(one, other):
+    for name, value in one.to_arrays().items():
+        assert np.array_equal(value, other.to_arrays()[name]), name
