@@ -2,7 +2,8 @@
 
 The training keeps its interpreter lock and its launch queue: the parent only writes one file and starts a child, later
 it waits for the child's end. The child imports numpy and scipy, never torch, reads the history, fits, writes the laws.
-Its death, or its failure, is a value (`FitOutcome.reason`), never an exception in the training.
+Whatever fails, from making the directory to reading the laws, is a value (`FitOutcome.reason`), never an exception in
+the training: the laws in force then stay.
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.scaling_law.options import LawOptions
 from ado_megatron.scaling_law.smoothing import fit_history
 
-_REQUEST, _CONFIG, _RESULT, _ERRORS = "history.npz", "config.json", "laws.npz", "stderr.txt"
+_REQUEST, _OPTIONS, _RESULT, _ERRORS = "history.npz", "options.json", "laws.npz", "stderr.txt"
+_TRANSFER = "given_transfer_K"  # beside the history's arrays
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_swept: set[Path] = set()  # directories from which this process has removed what others left
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,62 +44,131 @@ class FitOutcome:
 
 
 class Fit:
-    """One fit under way. history: the arrays of `LossHistory.cut`; they decide the result, timing does not."""
+    """One fit under way. Making it never raises; a fit that could not start says so in its result."""
 
-    def __init__(self, history: dict[str, np.ndarray], config: LawOptions):
+    def __init__(
+        self, history: Mapping[str, np.ndarray], options: LawOptions, transfer_K: ArrayLike | None = None, *,
+        directory: Path | None = None,
+    ):  # fmt: skip
+        """Start it.
+
+        history: the arrays of `LossHistory.cut`; with the options they decide the result, timing does not.
+        transfer_K: s of each domain where the options leave it to a file. directory: where its files lie, such as the
+        run's `ado/fits/` (made if need be); None: the system's temporary directory. What processes that are gone left
+        there is removed before the first fit.
+        """
         self._started = time.monotonic()
-        self._directory = Path(tempfile.mkdtemp(prefix="ado-fit-"))
-        np.savez(self._directory / _REQUEST, **history)
-        (self._directory / _CONFIG).write_text(json.dumps(LawOptions.of(config).to_dict()))
-        package_parent = str(Path(__file__).resolve().parents[2])
-        environment = dict(os.environ, CUDA_VISIBLE_DEVICES="", **dict.fromkeys(_ONE_THREAD, "1"))
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
-        with open(self._directory / _ERRORS, "wb") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "ado_megatron.scaling_law.fit_process", str(self._directory)],
-                stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=environment,
-            )  # fmt: skip
+        self._directory: Path | None = None
+        self._process: subprocess.Popen | None = None
+        self._failure = ""
+        try:
+            self._directory = _new_directory(directory)
+            arrays = dict(history) if transfer_K is None else {**history, _TRANSFER: np.asarray(transfer_K, np.float64)}
+            np.savez(self._directory / _REQUEST, **arrays)
+            (self._directory / _OPTIONS).write_text(json.dumps(LawOptions.of(options).to_dict()))
+            self._process = _start(self._directory)
+        except Exception as error:  # whatever it is, the training goes on
+            self._failure = f"it could not start: {_words(error)}"
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        """The process id; 0 when there is no process."""
+        return 0 if self._process is None else self._process.pid
 
     def result(self, deadline: float) -> FitOutcome:
         """Wait at most `deadline` seconds for the end, collect the laws, and clean up. Call once."""
         asked = time.monotonic()
-        try:
-            status = self._process.wait(timeout=deadline)
-            reason = "" if status == 0 else f"its process ended with status {status}{self._last_words()}"
-        except subprocess.TimeoutExpired:
-            reason = f"it took longer than {deadline:g} s"
-        laws = None
+        laws, reason = None, self._failure
+        if self._process is not None:
+            try:
+                status = self._process.wait(timeout=deadline)
+                reason = "" if status == 0 else f"its process ended with status {status}{self._last_words()}"
+            except subprocess.TimeoutExpired:
+                reason = f"it took longer than {deadline:g} s"
         if not reason:
-            with np.load(self._directory / _RESULT, allow_pickle=False) as npz:
-                laws = Laws.from_arrays({name: npz[name] for name in npz.files})
+            try:
+                # a file of our own: np.load leaves one open that is cut
+                with open(self._directory / _RESULT, "rb") as file, np.load(file, allow_pickle=False) as npz:
+                    laws = Laws.from_arrays({name: npz[name] for name in npz.files})
+            except Exception as error:  # a file that is gone, cut or altered fails in many ways
+                reason = f"its laws cannot be read: {_words(error)}"
         self.cancel()
         now = time.monotonic()
         return FitOutcome(laws, reason, now - self._started, now - asked)
 
     def cancel(self) -> None:
         """Stop the process if it still runs and remove its files."""
-        if self._process.poll() is None:
+        if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     def _last_words(self) -> str:
-        lines = (self._directory / _ERRORS).read_text(errors="replace").strip().splitlines()
+        """The last line that the child wrote, in brackets."""
+        try:
+            lines = (self._directory / _ERRORS).read_text(errors="replace").strip().splitlines()
+        except OSError:
+            return ""
         return f" ({lines[-1]})" if lines else ""
+
+
+def _words(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _new_directory(parent: Path | None) -> Path:
+    """A directory for one fit. Its name starts with the id of this process, so that others know whose it is."""
+    if parent is None:
+        parent = Path(tempfile.gettempdir())
+    parent = Path(parent).absolute()
+    parent.mkdir(parents=True, exist_ok=True)
+    if parent not in _swept:
+        _swept.add(parent)
+        sweep(parent)
+    return Path(tempfile.mkdtemp(prefix=f"ado-fit-{os.uname().nodename}-{os.getpid()}-", dir=parent))
+
+
+def sweep(parent: Path) -> None:
+    """Remove the directories of fits under `parent` whose process, on this machine, is gone.
+
+    A process that cannot be asked (it has another owner) counts as alive; a directory of another machine stays.
+    """
+    start = f"ado-fit-{os.uname().nodename}-"
+    for path in parent.glob(f"{start}*-*"):
+        pid = path.name[len(start) :].partition("-")[0]
+        if not pid.isdecimal() or int(pid) == os.getpid():
+            continue
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except (OSError, OverflowError):
+            pass
+
+
+def _start(directory: Path) -> subprocess.Popen:
+    """The child, on one thread, without a GPU; what it prints goes to a file."""
+    package_parent = str(Path(__file__).resolve().parents[2])
+    environment = dict(os.environ, CUDA_VISIBLE_DEVICES="", **dict.fromkeys(_ONE_THREAD, "1"))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
+    with open(directory / _ERRORS, "wb") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ado_megatron.scaling_law.fit_process", str(directory)],
+            stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=environment,
+        )  # fmt: skip
 
 
 def main(directory: str) -> None:
     """The child: read the request in `directory`, fit, leave the result there."""
     os.nice(10)  # the training comes first
     folder = Path(directory)
-    config = LawOptions.from_dict(json.loads((folder / _CONFIG).read_text()))
+    options = LawOptions.from_dict(json.loads((folder / _OPTIONS).read_text()))
     with np.load(folder / _REQUEST, allow_pickle=False) as npz:
         history = {name: npz[name] for name in npz.files}
-    np.savez(folder / _RESULT, **fit_history(history, config).to_arrays())
+    transfer_K = history.pop(_TRANSFER, None)
+    np.savez(folder / _RESULT, **fit_history(history, options, transfer_K).to_arrays())
 
 
 if __name__ == "__main__":

@@ -10,12 +10,16 @@ Two forms, chosen by the config's `smoothing`:
   step: the mean over all domains), as in the released code.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ado_megatron.scaling_law.options import LawOptions
 
 _FIRST_ROWS = 256
-_HUGE = 1e100  # a loss of this size is no loss
 _SUMS = ("steps", "total", "n", "loss", "tokens")
 _ROWS = ("step", "last", *_SUMS)
 _SCALARS = ("binned", "width", "last_step", "max_bins", "ignore_steps", "num_domains")
@@ -42,7 +46,9 @@ class LossHistory:
         self._loss = np.zeros((0, num_domains))
         self._tokens = np.zeros((0, num_domains))
 
-    def append(self, step: int, n_K, samples_K, loss_sum_K, tokens_K) -> None:
+    def append(
+        self, step: int, n_K: ArrayLike, samples_K: ArrayLike, loss_sum_K: ArrayLike, tokens_K: ArrayLike
+    ) -> None:
         """Adds one training step.
 
         n_K: samples laid out of each domain up to the end of this step. samples_K: those of this step.
@@ -61,7 +67,8 @@ class LossHistory:
         else:
             self._append_row(step, n_K, loss_sum_K, tokens_K)
 
-    def _append_row(self, step, n_K, loss_sum_K, tokens_K):
+    def _append_row(self, step: int, n_K: np.ndarray, loss_sum_K: np.ndarray, tokens_K: np.ndarray) -> None:
+        """A row of its own; a domain without tokens repeats its last loss (at first the mean of all domains)."""
         row = self._new_row(step)
         seen_K = tokens_K > 0
         if self._rows > 1:
@@ -73,7 +80,7 @@ class LossHistory:
         self._n[row], self._tokens[row], self._last[row] = n_K, tokens_K, step
         self._total[row], self._steps[row] = n_K.sum(), 1
 
-    def _append_bin(self, step, n_K, loss_sum_K, tokens_K):
+    def _append_bin(self, step: int, n_K: np.ndarray, loss_sum_K: np.ndarray, tokens_K: np.ndarray) -> None:
         """Sums of the step go to its bin; a loss that is not finite and positive counts as absent."""
         if step < self.ignore_steps:
             return
@@ -93,7 +100,8 @@ class LossHistory:
         self._steps[row] += 1
         self._last[row] = step
 
-    def _new_row(self, step):
+    def _new_row(self, step: int) -> int:
+        """An empty row that starts at `step`; the arrays double when they are full."""
         if self._rows == len(self._step):
             size = max(2 * self._rows, _FIRST_ROWS)
             for name in _ROWS:
@@ -105,7 +113,7 @@ class LossHistory:
         self._rows += 1
         return self._rows - 1
 
-    def _halve(self):
+    def _halve(self) -> None:
         """Doubles the width: bins that share their new start are added."""
         self.width *= 2
         starts_T = self._step[: self._rows] // self.width * self.width
@@ -122,7 +130,8 @@ class LossHistory:
         self._rows = rows
 
     def cut(self, step: int) -> dict[str, np.ndarray]:
-        """The rows with all their steps before `step`, as arrays: what `fit_history` takes. n and loss are means."""
+        """The rows with all their steps before `step`, as arrays: what `fit_history` takes. n, total and loss
+        are means over the row's steps."""
         rows = int(np.searchsorted(self._last[: self._rows], step))
         tokens = self._tokens[:rows]
         n, loss = self._n[:rows].copy(), self._loss[:rows].copy()
@@ -139,7 +148,7 @@ class LossHistory:
         return rows | {name: np.array(getattr(self, name)) for name in _SCALARS}
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "LossHistory":
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> LossHistory:
         """The inverse of to_arrays: appending goes on as if there had been no break."""
         history = cls(int(arrays["num_domains"]))
         for name in _SCALARS:

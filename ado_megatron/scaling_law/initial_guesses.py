@@ -3,9 +3,12 @@
 Legend: K domains, T points, S thinned points, G starts of a domain, 3 = (log β, log ε, α).
 """
 
+from __future__ import annotations
+
 import numpy as np
 
-from ado_megatron.scaling_law.newton import Problem, centre, cost, minimise, predict
+from ado_megatron.scaling_law.newton import centre, minimise
+from ado_megatron.scaling_law.objective import TINY, Problem, cost, predict
 
 _ALPHAS = (0.002, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.2, 1.8)
 _EPSILON_SHARES = (0.05, 0.3, 0.5, 0.65, 0.8, 0.9, 0.96, 0.99)
@@ -24,7 +27,7 @@ def thin(problem: Problem, points: int) -> Problem:
     pick_NxS = np.minimum((fraction_S * np.maximum(count_N, 1)[:, None]).astype(np.int64), problem.w_NxT.shape[1] - 1)
     index_NxS = np.take_along_axis(order_NxT, pick_NxS, -1)
     x, y, w = (np.take_along_axis(a, index_NxS, -1) for a in (problem.x_NxT, problem.y_NxT, problem.w_NxT))
-    w = w * (problem.w_NxT.sum(-1) / np.maximum(w.sum(-1), 1e-300))[:, None]
+    w = w * (problem.w_NxT.sum(-1) / np.maximum(w.sum(-1), TINY))[:, None]
     return Problem(x, y, w, problem.lower_Nx3, problem.upper_Nx3, problem.delta, problem.slope)
 
 
@@ -51,7 +54,7 @@ def grid(problem: Problem) -> np.ndarray:
     return np.concatenate([theta, flat[:, None]], 1)
 
 
-def starts(problem: Problem, keep: int, points=64) -> np.ndarray:
+def starts(problem: Problem, keep: int, points: int = 64) -> np.ndarray:
     """The `keep` most promising starts of every problem, theta_KxMx3."""
     small = thin(problem, points)
     theta_KxGx3 = grid(small)
@@ -68,7 +71,7 @@ def starts(problem: Problem, keep: int, points=64) -> np.ndarray:
     return np.concatenate([theta_KxMx3, theta_KxGx3[:, -1:]], 1)  # the flat law is tried on all points, always
 
 
-def _profile_minima(value_KxAxE, flat):
+def _profile_minima(value_KxAxE: np.ndarray, flat: int) -> np.ndarray:
     """Of each α the best ε, of each ε the best α, and the flat law: indices into the grid."""
     num, alphas, epsilons = value_KxAxE.shape
     per_alpha = value_KxAxE.argmin(2) + np.arange(alphas) * epsilons
@@ -76,12 +79,12 @@ def _profile_minima(value_KxAxE, flat):
     return np.concatenate([per_alpha, per_epsilon, np.full((num, 1), flat)], -1)
 
 
-def lowest(theta_KxMx3, f_KxM) -> np.ndarray:
+def lowest(theta_KxMx3: np.ndarray, f_KxM: np.ndarray) -> np.ndarray:
     """The candidate with the least F of every problem, theta_Kx3."""
     return np.take_along_axis(theta_KxMx3, f_KxM.argmin(-1)[:, None, None], 1)[:, 0]
 
 
-def valley(problem: Problem, theta_Kx3) -> np.ndarray:
+def valley(problem: Problem, theta_Kx3: np.ndarray) -> np.ndarray:
     """Points theta_KxMx3 along the floor of the valley through theta: α moves, level and slope at the centre stay."""
     moves_M = np.concatenate([_MOVES, -np.array(_MOVES)])
     alpha_KxM = theta_Kx3[:, 2:] + moves_M * np.maximum(theta_Kx3[:, 2:], 0.05)
@@ -93,7 +96,7 @@ def valley(problem: Problem, theta_Kx3) -> np.ndarray:
     return np.stack([p + np.log(new_s) + alpha_KxM * centre_Kx1, p + np.log1p(-new_s), alpha_KxM], -1)
 
 
-def distinct(theta_KxMx3, f_KxM, keep: int):
+def distinct(theta_KxMx3: np.ndarray, f_KxM: np.ndarray, keep: int) -> np.ndarray:
     """The `keep` lowest of M candidates of every problem, those in one and the same place counted once."""
     f_KxM = np.where(np.isfinite(f_KxM), f_KxM, np.inf)
     order = np.argsort(f_KxM, axis=-1, kind="stable")

@@ -33,17 +33,17 @@ def number(text: str, where: str = FLAG) -> float | None:
     except ValueError:
         return None
     if not value >= 0:
-        raise UserError(f"{where}: a transfer is a number from 0 to inf, not {text}; give one, or own, shared, estimate")
+        raise UserError(f"{where}: a transfer is a number from 0 to inf, not {text}; give one, or own, or shared")
     return value
 
 
 def parse_transfer(text: str, names_K: Sequence[str], read_sidecar: SidecarReader | None = None) -> np.ndarray | None:
     """The transfer of each domain, transfer_K (float64, 0 to inf); None for `estimate`.
 
-    text: `own`, `shared`, a number, `estimate`, or the path of a file: a mapping domain → value in JSON or YAML (a value
-    is a number, `own` or `shared`), or the sidecar of an earlier run. A sidecar is what is not text; `read_sidecar`
-    then gets the path and returns its (names, transfers). A mapping must name the domains of this run and no others; a
-    sidecar may know more.
+    text: `own`, `shared`, a number, `estimate`, or the path of a file: a mapping domain → value in JSON or YAML (a
+    value is a number, `own` or `shared`), or the sidecar of an earlier run. A sidecar is what is not text; read_sidecar
+    then gets the path and returns its (names, transfers). A mapping must name the domains of this run and no others;
+    a sidecar may know more.
     Raises UserError, one sentence, for a file that cannot be read or that does not fit.
     """
     value = number(text)
@@ -96,6 +96,6 @@ def _in_order(path: str, mapping: Mapping[Any, Any], names_K: Sequence[str], may
         value = mapping[name]
         known = None if isinstance(value, bool) else number(str(value), f"{FLAG}: {path}: {name}")
         if known is None:
-            raise UserError(f"{FLAG}: {path}: {name}: a transfer is a number from 0 to inf, own or shared, not {value!r}")
+            raise UserError(f"{FLAG}: {path}: {name} must be a number from 0 to inf, own or shared, not {value!r}")
         transfer_K[k] = known
     return transfer_K

@@ -1,4 +1,4 @@
-"""The law, its objective, the solver's optimality, the gate and the standard errors.
+"""The fit: known laws are recovered, never above 512 L-BFGS starts, transfers, and the gate.
 
 Legend: K domains, T points.
 """
@@ -11,29 +11,10 @@ import pytest
 
 from ado_megatron.config import AdoConfig
 from ado_megatron.scaling_law.fit import fit_laws
-from ado_megatron.scaling_law.laws import Laws
-from ado_megatron.scaling_law.newton import Problem, constrained_step, cost, derivatives, minimise, solve_3x3
+from tests.kit.laws import N_T, clean
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
 import fit as bench  # noqa: E402
-
-N_T = 256.0 * (1000 + 10 * np.arange(300))
-
-
-def clean(log_beta, log_epsilon, alpha, n_T=N_T):
-    return (np.exp(log_epsilon) + np.exp(log_beta) * n_T**-alpha)[:, None]
-
-
-def one_problem(x_T, y_T, **bounds):
-    lower = np.array([[-np.inf, bounds.get("e_low", 0.5), 0.001]])
-    return Problem(x_T[None], y_T[None], np.ones((1, x_T.size)), lower, np.array([[6.5, np.inf, 0.8]]), 1e-3, 1.0)
-
-
-def test_law_and_speed_by_hand():
-    laws = Laws.given([[np.log(8.0), np.log(2.0), 0.5]])
-    np.testing.assert_allclose(laws.loss(4.0), [2.0 + 8.0 / 2.0])
-    np.testing.assert_allclose(laws.speed(4.0), [0.5 / 4.0 * 4.0])
-    np.testing.assert_allclose(laws.speed(4.0), -(laws.loss(4.0 + 1e-6) - laws.loss(4.0 - 1e-6)) / 2e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("profile", ["released", "paper", "ado"])
@@ -67,54 +48,6 @@ def test_never_above_512_lbfgs_starts(points, seed):
         assert laws.objective_K[k] <= best + 1e-6 * abs(best)
 
 
-def test_derivatives_match_differences():
-    rng = np.random.default_rng(0)
-    x_T = np.log(N_T)
-    problem = one_problem(x_T, 1.0 + 0.3 * rng.standard_normal(x_T.size))
-    theta = np.array([[1.0, 0.7, 0.2]])
-    _, g, hessian, major = derivatives(problem, theta)
-    for i, step in enumerate(np.eye(3) * 1e-6):
-        slope = (cost(problem, theta + step) - cost(problem, theta - step)) / 2e-6
-        assert g[0, i] == pytest.approx(slope[0], rel=1e-5, abs=1e-7)
-        bend = (derivatives(problem, theta + step)[1] - derivatives(problem, theta - step)[1]) / 2e-6
-        np.testing.assert_allclose(hessian[0, i], bend[0], rtol=2e-2, atol=1e-3)
-    assert np.linalg.eigvalsh(major)[0, 0] >= 0.0
-
-
-def test_the_constrained_step_is_the_minimum_over_the_hinges():
-    rng = np.random.default_rng(1)
-    empty = np.zeros((1, 0))
-    for slope in (1.0, np.inf):
-        for _ in range(50):
-            root = rng.standard_normal((3, 3))
-            a, g = (root @ root.T + 0.1 * np.eye(3))[None], 3 * rng.standard_normal((1, 3))
-            lower, upper = np.full((1, 3), -0.5), np.full((1, 3), 0.5)
-            problem = Problem(empty, empty, empty, lower, upper, 1e-3, slope)
-            theta = rng.choice([-0.5, 0.0, 0.5], (1, 3))
-            if slope == 1.0:
-                theta = theta + rng.choice([0.0, 1.0], (1, 3))
-            step, decrease = constrained_step(problem, theta, g, a)
-            trial = step + rng.standard_normal((3000, 3)) * rng.choice([1e-3, 0.1, 1.0], (3000, 1))
-            many = Problem(*(np.zeros((3000, 0)),) * 3, lower.repeat(3000, 0), upper.repeat(3000, 0), 1e-3, slope)
-            trial = many.inside(theta + trial) - theta
-            values = trial @ g[0] + 0.5 * np.einsum("ni,ij,nj->n", trial, a[0], trial) + many.hinges(theta + trial)
-            assert (values - problem.hinges(theta)).min() >= -decrease[0] - 1e-9
-
-
-def test_a_minimum_on_a_hinge_is_found_exactly():
-    x_T = np.log(N_T)
-    theta, _ = minimise(one_problem(x_T, np.log(clean(2.0, 0.0, 0.3)[:, 0])), np.array([[1.0, 0.7, 0.2]]))
-    assert theta[0, 1] == 0.5
-
-
-def test_solve_3x3_and_a_singular_matrix():
-    rng = np.random.default_rng(2)
-    root = rng.standard_normal((5, 3, 3))
-    a, b = root @ root.transpose(0, 2, 1), rng.standard_normal((5, 3, 1))
-    np.testing.assert_allclose(solve_3x3(a, b), np.linalg.solve(a, b), rtol=1e-6)
-    assert np.isfinite(solve_3x3(np.ones((1, 3, 3)), np.ones((1, 3, 1)))).all()
-
-
 def test_one_bad_domain_costs_the_others_nothing_under_ado():
     loss = np.concatenate([clean(2.5, 0.9, 0.35), np.full((N_T.size, 1), np.nan)], 1)
     alone, both = fit_laws(N_T, loss[:, :1], AdoConfig()), fit_laws(N_T, loss, AdoConfig())
@@ -137,18 +70,6 @@ def test_the_gate_refuses_few_points_and_unidentified_speeds():
     assert not vague.ok_K[0] and "not identified" in vague.reason_K[0]
 
 
-def test_standard_errors_cover_the_spread_of_repeated_fits():
-    rng = np.random.default_rng(0)
-    truth, num = np.array([5.0, 0.8, 0.4]), 200
-    loss = clean(*truth) * np.exp(0.002 * rng.standard_normal((N_T.size, num)))
-    laws = fit_laws(N_T, loss, AdoConfig(gate_speed_error=100.0))
-    spread = laws.params().std(0)
-    ratio = np.median(laws.stderr_Kx3, 0) / spread
-    assert (ratio > 0.6).all() and (ratio < 1.7).all()
-    speed = laws.log_speed(N_T[-1])
-    assert 0.6 < np.median(laws.speed_stderr_K) / speed.std() < 1.7
-
-
 def test_weights_count_like_repeated_points():
     rng = np.random.default_rng(4)
     loss = clean(2.5, 0.9, 0.35) * np.exp(0.02 * rng.standard_normal((N_T.size, 1)))
@@ -158,18 +79,43 @@ def test_weights_count_like_repeated_points():
     np.testing.assert_allclose(weighted.params(), repeated.params(), rtol=1e-5)
 
 
-def test_arrays_round_trip_and_merge():
-    laws = fit_laws(N_T, np.concatenate([clean(2.5, 0.9, 0.35), np.full((N_T.size, 1), np.nan)], 1), AdoConfig())
-    back = Laws.from_arrays(laws.to_arrays())
-    assert back.reason_K == laws.reason_K
-    np.testing.assert_array_equal(back.params(), laws.params())
-    old = Laws.given([[1.0, 0.1, 0.2], [1.5, 0.2, 0.3]])
-    merged = laws.merged(old)
-    assert merged.ok_K.all() and merged.reason_K == laws.reason_K
-    np.testing.assert_array_equal(merged.params(), [laws.params()[0], [1.5, 0.2, 0.3]])
-    assert laws.merged(None).ok_K.tolist() == [True, False]
-
-
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="two dimensions"):
         fit_laws(N_T, np.ones(N_T.size))
+
+
+def moved(transfer_K, seed=0):
+    """Own samples, their totals and losses of two domains whose shares move, with the law (5, .8, .4) in each."""
+    rng = np.random.default_rng(seed)
+    share_T = np.repeat(rng.uniform(0.2, 0.8, 10), 40)
+    n_TxK = 256.0 * np.cumsum(np.stack([share_T, 1 - share_T], -1), 0)
+    total_T = n_TxK.sum(1)
+    return n_TxK, total_T, np.exp(0.8) + np.exp(5.0) * (n_TxK + transfer_K * total_T[:, None]) ** -0.4
+
+
+def test_a_law_with_given_transfers_is_recovered():
+    n_TxK, total_T, loss = moved(np.array([0.3, 0.05]))
+    laws = fit_laws(n_TxK, loss, AdoConfig(), total_T=total_T, transfer_K=[0.3, 0.05])
+    np.testing.assert_allclose(laws.params(), [[5.0, 0.8, 0.4]] * 2, rtol=1e-4)
+    assert laws.transfer_K.tolist() == laws.transfer_low_K.tolist() == laws.transfer_high_K.tolist() == [0.3, 0.05]
+    np.testing.assert_allclose(laws.loss(laws.effective_n(n_TxK, total_T)), loss, rtol=1e-5)
+
+
+def test_the_two_ends_are_the_laws_in_own_and_in_all_samples():
+    n_TxK, total_T, loss = moved(0.2)
+    own, shared = (fit_laws(n_TxK, loss, AdoConfig(own_n=own), total_T=total_T) for own in (True, False))
+    np.testing.assert_array_equal(own.params(), fit_laws(n_TxK, loss, AdoConfig()).params())
+    np.testing.assert_array_equal(shared.params(), fit_laws(total_T, loss, AdoConfig()).params())
+    words = [fit_laws(n_TxK, loss, AdoConfig(transfer=word), total_T=total_T) for word in ("own", "shared", "0", "inf")]
+    for laws, same in zip(words, [own, shared, own, shared], strict=True):
+        np.testing.assert_array_equal(laws.params(), same.params())
+        np.testing.assert_array_equal(laws.transfer_K, same.transfer_K)
+
+
+@pytest.mark.parametrize("options, given, words", [
+    ({"transfer": "estimate"}, {}, "needs total_T"), ({"transfer": "file.json"}, {}, "must be given as transfer_K"),
+    ({}, {"transfer_K": -1.0}, "0 to inf"), ({}, {"transfer_K": np.nan}, "0 to inf"),
+])
+def test_a_transfer_that_cannot_be_known_is_refused(options, given, words):
+    with pytest.raises(ValueError, match=words):
+        fit_laws(N_T, clean(2.5, 0.9, 0.35), AdoConfig(**options), **given)
