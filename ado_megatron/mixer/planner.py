@@ -63,16 +63,16 @@ class Planner:
     from the point where the call began.
 
     caps_C: samples of each column that the whole run may draw (None: no cap). num_blocks: of the whole run, for a
-    policy that looks at its end (None: not known).
+    policy that looks at its end (None: not known). target_K: the target (None: what the option says).
     """
 
     def __init__(
         self, config: AdoConfig, domains: Domains, block_size: int, caps_C: np.ndarray | None = None,
-        num_blocks: int | None = None,
+        num_blocks: int | None = None, target_K: np.ndarray | None = None,
     ):  # fmt: skip
         self.config, self.domains, self.block_size, self.caps_C = config, domains, block_size, caps_C
         acting = dataclasses.replace(config, shadow=False)  # in shadow the policy still runs, it only decides nothing
-        self.policy = make_policy(acting, _context(config, domains, block_size, caps_C, num_blocks))
+        self.policy = make_policy(acting, _context(config, domains, block_size, caps_C, num_blocks, target_K))
         self.laws: Laws | None = None  # in force from the next row on
         columns = len(domains.prefixes_C)
         zeros_C = np.zeros(columns, dtype=np.int64)
@@ -210,8 +210,9 @@ class Planner:
 
 
 def _context(
-    config: AdoConfig, domains: Domains, block_size: int, caps_C: np.ndarray | None, num_blocks: int | None
-) -> PolicyContext:
+    config: AdoConfig, domains: Domains, block_size: int, caps_C: np.ndarray | None, num_blocks: int | None,
+    target_K: np.ndarray | None,
+) -> PolicyContext:  # fmt: skip
     """What the policy may know of this run."""
     size_K = np.bincount(domains.domain_of_C, domains.lengths_C.astype(np.float64), minlength=len(domains.names_K))
     cap_K = None
@@ -220,7 +221,7 @@ def _context(
         cap_K = np.where(capped_K >= UNLIMITED, np.inf, capped_K)
     return PolicyContext(
         domains.prior_K, natural_K=size_K / size_K.sum(), names_K=domains.names_K, block_size=block_size,
-        num_blocks=num_blocks, cap_K=cap_K, seed=config.seed,
+        target_K=target_K, num_blocks=num_blocks, cap_K=cap_K, seed=config.seed,
         length_K=with_share(domains.domain_of_C, domains.share_C, domains.lengths_C),
     )  # fmt: skip
 
