@@ -28,7 +28,7 @@ from ado_megatron.measure.meter import DomainMeter
 from ado_megatron.mixer.loader import LoaderSettings, check_shared_memory
 from ado_megatron.mixer.owner_lock import OwnerLock
 from ado_megatron.mixer.rank_zero import RankZero
-from ado_megatron.mixer.refit_schedule import PendingRefit, RefitSchedule
+from ado_megatron.mixer.refit_schedule import PendingRefit, RefitSchedule, fit_lag_of, lookahead_of
 from ado_megatron.mixer.resume import Saved
 from ado_megatron.mixer.sidecar import read_sidecar, write_sidecar
 from ado_megatron.mixer.stop_notice import StopNotice
@@ -62,8 +62,8 @@ class Mixer:
         self.block_size, self.total_samples, self._origin, self._log = block_size, total_samples, origin, log
         self.num_blocks = -(-total_samples // block_size)
         self.directory = Path(run_dir) / "ado"
-        self.lookahead = _lookahead(config, self.loader.lookahead(block_size))
-        self.refits = RefitSchedule(self.config, _fit_lag(config, self.lookahead), self.lookahead)
+        self.lookahead = lookahead_of(config, self.loader.lookahead(block_size))
+        self.refits = RefitSchedule(self.config, fit_lag_of(config, self.lookahead), self.lookahead)
         self.caps_C = caps_from_config(config, domains)
         self.schedule = Schedule(
             domains.lengths_C if pass_C is None else pass_C, block_size, self.num_blocks, config.seed,
@@ -293,21 +293,3 @@ def _make_meter(config: AdoConfig, domains: Domains, world: World) -> DomainMete
     num_domains = len(domains.names_K)
     rows = max(1, min(config.refit_interval + 1, METER_BYTES // (16 * num_domains)))
     return DomainMeter(rows, domains.domain_of_C, num_domains, contributes=world.contributes, device=world.device)
-
-
-def _fit_lag(config: AdoConfig, lookahead: int) -> int:
-    """Blocks from a snapshot to the first row under its laws, less one."""
-    if config.fit_lag is not None:
-        return config.fit_lag
-    return lookahead - 2 + max(1, config.refit_interval // 20)  # minutes on a cluster; a fit takes seconds
-
-
-def _lookahead(config: AdoConfig, needed: int) -> int:
-    if config.lead is None:
-        return needed
-    if config.lead < needed:
-        raise UserError(
-            f"--ado-lead {config.lead} is too small: the loader's workers may hold samples of {needed} blocks; give at "
-            f"least {needed}, or fewer workers or prefetched batches"
-        )
-    return config.lead

@@ -119,11 +119,9 @@ class Planner:
     ):  # fmt: skip
         self.config, self.domains, self.block_size, self.caps_C = config, domains, block_size, caps_C
         acting = dataclasses.replace(config, shadow=False)  # in shadow the policy still runs, it only decides nothing
-        context = _context(config, domains, block_size, caps_C, num_blocks)
-        if target_K is None:
-            target_K = resolve_target(config.target, domains.names_K, context.prior_K, context.natural_K)
-        self.target_K, self.num_blocks = target_K, num_blocks
-        self.policy = make_policy(acting, dataclasses.replace(context, target_K=target_K))
+        context = _context(config, domains, block_size, caps_C, num_blocks, target_K)
+        self.target_K, self.num_blocks = context.target_K, num_blocks
+        self.policy = make_policy(acting, context)
         self.laws: Laws | None = None  # in force from the next row on
         columns = len(domains.prefixes_C)
         zeros_C = np.zeros(columns, dtype=np.int64)
@@ -332,17 +330,20 @@ class Planner:
 
 
 def _context(
-    config: AdoConfig, domains: Domains, block_size: int, caps_C: np.ndarray | None, num_blocks: int | None
-) -> PolicyContext:
-    """What the policy may know of this run."""
+    config: AdoConfig, domains: Domains, block_size: int, caps_C: np.ndarray | None, num_blocks: int | None,
+    target_K: np.ndarray | None,
+) -> PolicyContext:  # fmt: skip
+    """What the policy may know of this run. target_K: None takes what the option says."""
     size_K = np.bincount(domains.domain_of_C, domains.lengths_C.astype(np.float64), minlength=len(domains.names_K))
     cap_K = None
     if caps_C is not None:
         capped_K = with_share(domains.domain_of_C, domains.share_C, caps_C)
         cap_K = np.where(capped_K >= UNLIMITED, np.inf, capped_K)
+    if target_K is None:
+        target_K = resolve_target(config.target, domains.names_K, domains.prior_K, size_K / size_K.sum())
     return PolicyContext(
         domains.prior_K, natural_K=size_K / size_K.sum(), names_K=domains.names_K, block_size=block_size,
-        num_blocks=num_blocks, cap_K=cap_K, seed=config.seed,
+        target_K=target_K, num_blocks=num_blocks, cap_K=cap_K, seed=config.seed,
         length_K=with_share(domains.domain_of_C, domains.share_C, domains.lengths_C),
     )  # fmt: skip
 

@@ -34,8 +34,8 @@ def request(planner: Planner, num_rows: int) -> dict[str, np.ndarray]:
     domains = {f"domains.{spec.name}": getattr(planner.domains, spec.name) for spec in dataclasses.fields(Domains)}
     return {
         "config": np.array(json.dumps(planner.config.to_dict() | {"target": "prior"})), "num_rows": np.int64(num_rows),
-        "block_size": np.int64(planner.block_size), "num_blocks": np.int64(planner.num_blocks),
-        "caps_C": np.zeros(0, np.int64) if planner.caps_C is None else planner.caps_C, "target_K": planner.target_K,
+        "block_size": np.int64(planner.block_size), "num_blocks": np.int64(planner.num_blocks or 0),
+        "caps_C": np.zeros(0, np.int64) if planner.caps_C is None else planner.caps_C, "target_K": np.asarray(planner.target_K),
     } | {name: np.asarray(value) for name, value in domains.items() if value is not None} | {
         f"at.{name}": value for name, value in planner.hand_over().items()
     }  # fmt: skip

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from ado_megatron.config import AdoConfig
+from ado_megatron.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,3 +70,22 @@ class RefitSchedule:
         """Go on from a saved plan: the next snapshot, and (block, step) of those whose laws were still to come."""
         self.next_snapshot = next_snapshot
         self.pending = deque(PendingRefit(block, step) for block, step in pending)
+
+
+def fit_lag_of(config: AdoConfig, lookahead: int) -> int:
+    """Blocks from a snapshot to the first row under its laws, less one."""
+    if config.fit_lag is not None:
+        return config.fit_lag
+    return lookahead - 2 + max(1, config.refit_interval // 20)  # minutes on a cluster; a fit takes seconds
+
+
+def lookahead_of(config: AdoConfig, needed: int) -> int:
+    """Blocks to keep planned ahead: `needed` of them, or what the user says. UserError where that is too few."""
+    if config.lead is None:
+        return needed
+    if config.lead < needed:
+        raise UserError(
+            f"--ado-lead {config.lead} is too small: the loader's workers may hold samples of {needed} blocks; give at "
+            f"least {needed}, or fewer workers or prefetched batches"
+        )
+    return config.lead
