@@ -12,7 +12,7 @@ Out: the schedule, the same on every rank, extended from refit to refit; `ado/me
 
     mixer.py           the loop: every collective is called here or in world.py
     rank_zero.py       what rank zero remembers and decides; talks to nobody
-      planner.py       laws and policy to rows of integers
+      planner.py       laws and policy to rows of integers (plan_point.py: its state; rows.py: a stretch of rows)
       refit_process.py a fit, and the rows that its laws decide, in a process beside the training
       recorder.py      reduced sums to the history and to metrics.jsonl
     refit_schedule.py  when laws are fitted and from which block they hold
