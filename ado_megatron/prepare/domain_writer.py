@@ -23,9 +23,11 @@ class Builder(Protocol):
 
     data_file: BinaryIO
 
-    def add_document(self, tensor: np.ndarray, lengths: list[int]) -> None: ...
+    def add_document(self, tensor: np.ndarray, lengths: list[int]) -> None:
+        """Append a document of one sequence."""
 
-    def finalize(self, idx_path: str) -> None: ...
+    def finalize(self, idx_path: str) -> None:
+        """Write the index."""
 
 
 @dataclass

@@ -85,7 +85,7 @@ def _start(processes: int, port: int, argv: list[str]) -> int:
         code = _wait_for(command, _environment(processes) | folder.environment(), folder, signals)
         ended = folder.ended_by()
     if ended is not None:  # rank zero was through, after the last step or after a signal
-        return 128 + ended if ended else 0
+        return 128 + (signals.first or ended) if ended else 0
     if signals.first:
         return 128 + (signal.SIGKILL if signals.twice else signals.first)
     if code == 0:

@@ -42,14 +42,17 @@ class ParallelRank:
 
     @property
     def is_last_stage(self) -> bool:
+        """Whether the loss is computed here."""
         return self.pp_rank == self.pp - 1
 
     @property
     def contributes(self) -> bool:
+        """Whether the losses of this rank belong in the world's sum."""
         return self.is_last_stage and self.tp_rank == 0
 
     @property
     def reads(self) -> bool:
+        """Whether this rank needs batches."""
         return self.pp_rank == 0 or self.is_last_stage
 
 

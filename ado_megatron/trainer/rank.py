@@ -107,6 +107,10 @@ def run_rank(argv: list[str]) -> int:
         parallel.tear_down()
     except UserError as error:
         _fail(folder, number, error)
+    except KeyboardInterrupt:  # before training: nothing is to be saved
+        if number == 0:
+            say("interrupted before the first step")
+        os._exit(130)
     except BaseException:
         if folder is not None:
             folder.write("failed", number)

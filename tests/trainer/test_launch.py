@@ -189,10 +189,7 @@ def test_a_killed_parent_that_nobody_reaps_does_not_leave_the_run_training(tmp_p
 def test_a_closed_stdout_and_a_full_board_stop_nothing(tmp_path):
     """The reader of the run's lines goes away, as `| head -1` does, and so does the directory of its events."""
     data, run = write_data(tmp_path / "data"), tmp_path / "run"
-    process = start(
-        run, data, "--num-processes", "2", "--steps", "300", "--lr-decay", "constant", "--ado-log-interval", "1",
-        "--eval-interval", "50",
-    )  # fmt: skip
+    process = start(run, data, "--num-processes", "2", "--steps", "100", "--ado-log-interval", "1")
     process.stdout.close()
     process.stderr.close()
     assert wait_until(lambda: list((run / "tensorboard").glob("events.*")), 120)
@@ -200,5 +197,17 @@ def test_a_closed_stdout_and_a_full_board_stop_nothing(tmp_path):
         path.unlink()
     (run / "tensorboard").rmdir()
     assert process.wait(240) == 0
-    assert [record["step"] for record in metrics(run, "progress")] == list(range(1, 301))
-    assert (run / "checkpoints" / "latest").read_text() == "step_300\n"
+    assert [record["step"] for record in metrics(run, "progress")] == list(range(1, 101))
+    assert (run / "checkpoints" / "latest").read_text() == "step_100\n"
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_the_first_step_is_one_line(tmp_path):
+    data, run = write_data(tmp_path / "data"), tmp_path / "run"
+    process = start(run, data, *ENDLESS)
+    assert wait_until(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 2, 60)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and errors.count("\n") == 1 and "Traceback" not in output, errors
+    assert left_over(run) == []
