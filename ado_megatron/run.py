@@ -5,7 +5,7 @@
     deepspeed … --module ado_megatron.run PATH/TO/pretrain_gpt.py …
 
 Arguments that begin with --ado- (or --no-ado-) are ours and are taken out; the script sees all others in their order.
-With --ado-off, or without this module, the script runs as its authors wrote it. ADO_CPU=1: on a CPU (hosts/cpu.py).
+With --ado-off, or without this module, the script runs as its authors wrote it. ADO_CPU=1: on a CPU (hosts/cpu/).
 """
 
 from __future__ import annotations
