@@ -274,14 +274,16 @@ class Mixer:
 
     # ---------------------------------------------------------------- checkpoints
 
-    def save(self, path: str | Path, step: int, consumed_samples: int) -> None:
-        """Write the sidecar of the checkpoint after `step` steps. Collective; every rank sees a failure."""
+    def save(self, path: str | Path, step: int, consumed_samples: int, nonce: str | None = None) -> None:
+        """Write the sidecar of the checkpoint after `step` steps. Collective; every rank sees a failure.
+
+        nonce: a mark of this save that the checkpoint keeps, too; the sidecar has it under this name."""
         self._reduce()
         problem = None
         if self.world.is_zero:
             self.recorder.flush(step, consumed_samples)
             try:
-                write_sidecar(path, *self._sidecar(step, consumed_samples))
+                write_sidecar(path, *self._sidecar(step, consumed_samples, nonce))
                 self._export_static(consumed_samples)
             except OSError as error:
                 problem = f"the sidecar {path} could not be written: {error}"
@@ -291,11 +293,13 @@ class Mixer:
         if problem is not None:
             raise UserError(problem)
 
-    def _sidecar(self, step: int, consumed_samples: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def _sidecar(
+        self, step: int, consumed_samples: int, nonce: str | None
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         first_free_block = -(-consumed_samples // self.block_size)
         return pack(
             {"step": step, "consumed_samples": consumed_samples, "block_size": self.block_size,
-             "next_cut": self.refits.next_cut, "origin": self._origin},
+             "next_cut": self.refits.next_cut, "origin": self._origin, "nonce": nonce},
             config=self.config, domains=self.domains, schedule=self.schedule.state_dict(consumed_samples),
             planner=self.planner.to_arrays(first_free_block), history=self.recorder.history.to_arrays(),
             cycles=[(c.block, c.step, c.history) for c in self.refits.cycles],
