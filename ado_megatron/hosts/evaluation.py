@@ -1,6 +1,6 @@
-"""Validation and test losses by domain, of the host's own evaluation (--ado-validation).
+"""Validation and test losses by domain, of the framework's own evaluation (--ado-validation).
 
-The host's validation and test blends stay its own: same samples, same order, same printed loss. Each sample also
+The framework's validation and test blends stay its own: same samples, same order, same printed loss. Each sample also
 carries the number of its prefix; the loss site adds its loss to what that prefix belongs to; one sum over the world at
 the end of an evaluation becomes an object of metrics.jsonl:
 
@@ -32,9 +32,9 @@ KINDS = ("validation", "test")
 
 
 class EvaluatedSet(torch.utils.data.Dataset):
-    """The host's dataset, whose samples also carry their column once it is bound; for all else it is the host's.
+    """The framework's dataset, whose samples also carry their column once it is bound; in all else it is unchanged.
 
-    column: of all samples, in the split's blend; None: as the host's blend has it.
+    column: of all samples, in the split's blend; None: as the framework's blend has it.
     """
 
     def __init__(self, stock: Any, kind: str, column: int | None):
@@ -88,7 +88,7 @@ class Validation:
         self._unmeasured: deque[torch.Tensor] = deque()  # columns of micro-batches whose loss is still to come
 
     def watch(self, kind: str, stock: Any, prefixes: Sequence[str]) -> Any:
-        """The host's dataset of a split with columns on its samples; of a list of datasets, one a prefix, each."""
+        """The framework's dataset of a split with columns on its samples; of a list of datasets, one a prefix, each."""
         self._prefixes[kind] = tuple(prefixes)
         if isinstance(stock, list):
             return [self._watched(kind, one, column) for column, one in enumerate(stock)]

@@ -1,8 +1,8 @@
-"""`ado-megatron patch {check,apply,revert} CHECKOUT`: our insertions, for people who keep a fork of a host.
+"""`ado-megatron patch {check,apply,revert} CHECKOUT`: our insertions, for people who keep a fork of a framework.
 
-A set in patches/ belongs to one commit of a host. It holds our own lines, where they go (an anchor: a function with its
-parameters, or an import) and the digest of each file as that commit has it; nothing of the host. Every inserted line
-ends with MARK, so taking the marked lines out again gives the file back to the byte.
+A set in patches/ belongs to one commit of a framework. It holds our own lines, where they go (an anchor: a function
+with its parameters, or an import) and the digest of each file as that commit has it; nothing of the framework. Every
+inserted line ends with MARK, so taking the marked lines out again gives the file back to the byte.
 
 A commit for which there is no set is refused: `check` then says which anchors hold in it, for whoever writes one.
 """
@@ -91,7 +91,7 @@ def without_marks(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class PatchSet:
-    """The insertions for one commit of a host."""
+    """The insertions for one commit of a framework."""
 
     host: str
     commit: str
@@ -216,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0, or UserError for a checkout that no set fits."""
     parser = argparse.ArgumentParser(prog="ado-megatron patch", description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=("check", "apply", "revert"))
-    parser.add_argument("checkout", type=Path, help="directory of the host")
+    parser.add_argument("checkout", type=Path, help="directory of the framework")
     parser.add_argument("--patches", type=Path, default=PATCHES, help="directory of the sets [ours]")
     options = parser.parse_args(argv)
     patch_set = find(options.checkout, read_sets(options.patches))

@@ -1,6 +1,6 @@
-"""The train datasets that hooks hand to a host's loader. Both wait for `bind`: the mixer needs their lengths first.
+"""The train datasets that hooks hand to a framework's loader. Both wait for `bind`: the mixer needs lengths first.
 
-A sample is what the host's domain dataset returns, with three more keys: the host's own for the domain, KEY
+A sample is what the framework's domain dataset returns, with three more keys: the framework's own for the domain, KEY
 (which sample of the run in which column) and SAMPLE (its index in the domain dataset).
 """
 
@@ -22,7 +22,7 @@ KEY, SAMPLE = "ado_key", "ado_sample"
 
 class AdaptiveTrainSet(torch.utils.data.Dataset):
     """Sample index → sample, through the mixer's table. size: samples of the whole run. datasets: of one epoch each.
-    stock: the host's own blend, of a run that came from it."""
+    stock: the framework's own blend, of a run that came from it."""
 
     def __init__(
         self, datasets: Sequence, weights, prefixes, size: int, host_key: str, stock: StockBlend | None = None
@@ -48,8 +48,8 @@ class AdaptiveTrainSet(torch.utils.data.Dataset):
 
 
 class ShadowTrainSet(torch.utils.data.Dataset):
-    """The host's own blend, untouched: same samples, same order; each sample also carries our keys. documents: name of
-    the array of documents of its datasets."""
+    """The framework's own blend, untouched: same samples, same order; each sample also carries our keys. documents:
+    name of the array of documents of its datasets."""
 
     def __init__(self, stock, prefixes, documents: str):
         passes = tuple(map(len, stock.datasets))
@@ -60,7 +60,7 @@ class ShadowTrainSet(torch.utils.data.Dataset):
     @property
     def dataset_index(self) -> np.ndarray:
         """The column of every sample of the run."""
-        self._stock[0]  # some hosts map it at the first read
+        self._stock[0]  # some frameworks map it at the first read
         return self._stock.dataset_index
 
     def bind(self, schedule: Schedule, domains: Domains) -> None:
