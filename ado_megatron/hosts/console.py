@@ -71,4 +71,5 @@ def print_warnings() -> None:
     logger = logging.getLogger("ado_megatron")
     if not any(isinstance(handler, _Printer) for handler in logger.handlers):
         logger.addHandler(_Printer(logging.WARNING))
+        logger.setLevel(logging.WARNING)  # else the root's level holds, which the framework sets
         logger.propagate = False
