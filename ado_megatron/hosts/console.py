@@ -60,6 +60,7 @@ class _Printer(logging.Handler):
     """Warnings of this package on stderr, marked as ours, with the rank: they may be of one rank alone."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Print it; a stderr that cannot be written stops nothing."""
         with contextlib.suppress(OSError, ValueError):
             rank = os.environ.get("RANK", "0")
             print(f"{MARK}rank {rank}: {record.getMessage().removeprefix(MARK)}", file=sys.stderr, flush=True)

@@ -39,7 +39,8 @@ class EvaluatedSet(torch.utils.data.Dataset):
 
     def __init__(self, stock: Any, kind: str, column: int | None):
         self.kind = kind
-        self._stock, self._column, self._first = stock, column, None
+        self._stock, self._column = stock, column
+        self._first: int | None = None
 
     def bind(self, first: int) -> None:
         """first: column of the split's first prefix. Before the loader's workers start."""
@@ -48,7 +49,7 @@ class EvaluatedSet(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._stock)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> dict[str, Any]:
         item = self._stock[index]
         if self._first is None:
             return item
@@ -103,7 +104,8 @@ class Validation:
     def open(self, mixer: Mixer) -> None:
         """Make the meter (first call) and bind the sets built since. Collective, all ranks."""
         if self._meter is None:
-            prefixes, number_of_E, total = mixer.world.broadcast(self._prefixes), [], 0
+            prefixes, total = mixer.world.broadcast(self._prefixes), 0
+            number_of_E: list[int] = []
             for kind in KINDS:
                 names_N, numbers = mixer.domains.extended(prefixes.get(kind, ()), mixer.config)
                 self._names[kind], self._first[kind] = names_N, len(number_of_E)
@@ -134,7 +136,7 @@ class Validation:
 
     def measure(self, loss: torch.Tensor, mask: torch.Tensor) -> None:
         """Per-token losses and mask of the oldest micro-batch drawn and not yet measured, [B, …], without gradients."""
-        if self._unmeasured:  # else nothing is watched
+        if self._meter is not None and self._unmeasured:  # else nothing is watched
             column_B = self._unmeasured.popleft()
             self._meter.add(loss.reshape(len(column_B), -1), mask.reshape(len(column_B), -1), column_B)
 

@@ -122,6 +122,12 @@ def install(wrappers: Mapping[str, Wrapper]) -> None:
             setattr(package, last, hooked)
 
 
+def measuring(loss_func: Any) -> Any:
+    """A hooked loss_func, marked so that it is not hooked once more."""
+    loss_func.ado_measures = True
+    return loss_func
+
+
 def hook_script(forward_step: Any, wrap: Wrapper) -> None:
     """Hook `loss_func` in the script of `forward_step`, unless that is done. Raises UserError without one."""
     names = script_globals(forward_step)

@@ -23,7 +23,7 @@ CHECKPOINTING = "megatron.checkpointing"
 INDICES = ("doc_idx", "sample_idx", "shuffle_idx")  # of a GPTDataset: what its samples are
 
 
-def get_args():
+def get_args() -> Any:
     """The framework's arguments."""
     from megatron.global_vars import get_args
 
@@ -98,8 +98,10 @@ def _blend(session: Session, framework: Framework, stock: Any) -> Any:
             whole.weights = list(weights)
             return session.shadow_set(whole, prefixes, INDICES[0])
         _check_one_epoch(datasets, prefixes, get_args().seq_length)
-        whole = build.stock and StockBlend.of(build.stock[0], datasets, INDICES, prefixes, *build.stock[1:])
-        return session.train_set(datasets, weights, prefixes, build.size, "dataset_idx", whole)
+        stock_blend = None
+        if build.stock is not None:
+            stock_blend = StockBlend.of(build.stock[0], datasets, INDICES, prefixes, *build.stock[1:])
+        return session.train_set(datasets, weights, prefixes, build.size, "dataset_idx", stock_blend)
 
     return blend
 
@@ -199,8 +201,7 @@ def _loss_func(session: Session, stock: Any) -> Any:
         session.measure(args[-1], loss_mask)  # (loss_mask, moe_loss, mos_loss, output_tensor)
         return stock(loss_mask, *args)
 
-    loss_func.ado_measures = True
-    return loss_func
+    return hooks.measuring(loss_func)
 
 
 def _train_step(session: Session, framework: Framework, stock: Any) -> Any:

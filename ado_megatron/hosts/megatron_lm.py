@@ -25,7 +25,7 @@ RERUN = "megatron.core.rerun_state_machine"
 INDICES = ("document_index", "sample_index", "shuffle_index")  # of a GPTDataset: what its samples are
 
 
-def get_args():
+def get_args() -> Any:
     """The framework's arguments."""
     from megatron.training.global_vars import get_args
 
@@ -191,8 +191,7 @@ def _loss_func(session: Session, stock: Any) -> Any:
         session.measure(output_tensor, loss_mask)
         return stock(loss_mask, output_tensor, *args, **kwargs)
 
-    loss_func.ado_measures = True
-    return loss_func
+    return hooks.measuring(loss_func)
 
 
 def _batch_samples() -> int:

@@ -17,6 +17,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ado_megatron.errors import UserError
 
@@ -41,12 +42,12 @@ class Insertion:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.asname or alias.name for alias in node.names}
                 if wanted in names or wanted == getattr(node, "module", None):
-                    return (node.lineno - 1 if "import" in self.anchor else node.end_lineno), 0
+                    return (node.lineno - 1 if "import" in self.anchor else node.end_lineno or node.lineno), 0
         return f"no import of {wanted}"
 
 
 def _place_of_function(tree: ast.Module, name: str, parameters: Sequence[str]) -> tuple[int, int] | str:
-    found: ast.AST = tree
+    found: Any = tree
     for part in name.split("."):
         found = next((node for node in ast.iter_child_nodes(found) if getattr(node, "name", None) == part), None)
         if found is None:
@@ -117,6 +118,13 @@ class PatchSet:
             if not (checkout / file.path).is_file():
                 return None
             texts[file.path] = without_marks(_read(checkout / file.path))
+        return texts
+
+    def before(self, checkout: Path) -> dict[str, str]:
+        """Each file as it was before any patch. UserError where one is missing."""
+        texts = self.originals(checkout)
+        if texts is None:
+            raise UserError(f"{checkout} lacks a file that {self.host} {self.commit} has; check it out again")
         return texts
 
     def matches(self, checkout: Path) -> bool:
@@ -194,7 +202,7 @@ def _nearest(checkout: Path, sets: Sequence[PatchSet]) -> str:
 
 def state(checkout: Path, patch_set: PatchSet) -> str:
     """ "plain", "patched" or "mixed" (some files carry other insertions than the set's, or not all do)."""
-    texts = patch_set.originals(checkout)
+    texts = patch_set.before(checkout)
     now = {file.path: _read(checkout / file.path) for file in patch_set.files}
     if now == texts:
         return "plain"
@@ -203,13 +211,13 @@ def state(checkout: Path, patch_set: PatchSet) -> str:
 
 def apply(checkout: Path, patch_set: PatchSet) -> None:
     """Insert our lines; a checkout that has them already stays as it is, one with others of ours gets these."""
-    texts = patch_set.originals(checkout)
+    texts = patch_set.before(checkout)
     _write_all(checkout, {file.path: file.apply(texts[file.path]) for file in patch_set.files})
 
 
 def revert(checkout: Path, patch_set: PatchSet) -> None:
     """Take our lines out; every file is that of the commit again, to the byte."""
-    _write_all(checkout, patch_set.originals(checkout))
+    _write_all(checkout, patch_set.before(checkout))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

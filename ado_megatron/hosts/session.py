@@ -43,12 +43,12 @@ class Session:
     def __init__(self, config: AdoConfig):
         self.config = config
         self.mixer: Mixer | None = None
-        self.facts: RunFacts | None = None
         self.silent = False  # shadow mode on a run that cannot be measured
         self.drawn_by = NEW  # who drew the samples before the loaded checkpoint
         self.origin: dict[str, Any] | None = None  # of the loaded run (takeover.drawn_by)
         self.saved_layout: dict[str, Any] | None = None  # layout_facts of the loaded checkpoint
         self.saved_identity: str | None = None  # the mark of the loaded checkpoint (identity.py)
+        self._contributes = False  # this rank's losses count
         self._train_sets: list[AdaptiveTrainSet | ShadowTrainSet] = []
         self._drawn: list[tuple[torch.Tensor, torch.Tensor]] = []  # keys and samples of the running attempt
         self._unmeasured: deque[torch.Tensor] = deque()  # those of them whose loss is still to come
@@ -166,7 +166,8 @@ class Session:
         except UserError as error:
             self.refuse(str(error))
             return
-        self.mixer, self.facts, self._step, self._mark = mixer, facts, facts.iteration, self.saved_identity
+        self.mixer, self._contributes = mixer, facts.contributes
+        self._step, self._mark = facts.iteration, self.saved_identity
         say(f"{'measuring the stock blend of' if self.config.shadow else 'mixing'} {len(domains.names_K)} domains")
 
     def _start(self, mixer: Mixer, world: World, facts: RunFacts) -> None:
@@ -179,11 +180,14 @@ class Session:
     def _drawn_by_stock(self, facts: RunFacts) -> np.ndarray:
         """Rank zero: samples of each column before the checkpoint, if one blend goes on from the other. UserError."""
         train_set = self._train_sets[0]
+        index_N = train_set.dataset_index
+        if index_N is None:
+            raise RuntimeError("the framework's own blend was not laid out, though needs_stock asked for it")
         adaptive = takeover.last_adaptive(facts.load, facts.iteration)
         if adaptive is not None:  # at the checkpoint or, with the framework alone in between, before
-            takeover.check_stock_continues(adaptive, train_set.blend, train_set.dataset_index)
+            takeover.check_stock_continues(adaptive, train_set.blend, index_N)
         columns = len(train_set.blend.prefixes)
-        return takeover.count_drawn(train_set.dataset_index, facts.consumed_samples, columns)
+        return takeover.count_drawn(index_N, facts.consumed_samples, columns)
 
     # ---------------------------------------------------------------- batches and losses
 
@@ -202,7 +206,7 @@ class Session:
 
     def measure(self, loss: torch.Tensor, mask: torch.Tensor) -> None:
         """Per-token losses and mask of the oldest micro-batch drawn and not yet measured, [B, …]."""
-        if self.mixer is None or not self.facts.contributes:
+        if self.mixer is None or not self._contributes:
             return
         if not torch.is_grad_enabled():
             self._validation.measure(loss, mask)
@@ -229,7 +233,7 @@ class Session:
         """The step is done, `consumed_samples` includes its batch. Collective at interval ends."""
         if self.mixer is None:
             return
-        if self.facts.contributes and self._unmeasured and not skipped:
+        if self._contributes and self._unmeasured and not skipped:
             left = len(self._unmeasured)
             raise RuntimeError(f"step {self._step} drew {left} micro-batches whose loss was not measured")
         if self.mixer.draw_log is not None:
@@ -237,7 +241,7 @@ class Session:
                 self.mixer.draw_log.drawn(self._step, key_B.numpy(), sample_B.numpy())
             for key_B in self._seen:
                 self.mixer.draw_log.seen(self._step, key_B.numpy())
-            if skipped and not self._seen and self.facts.contributes:
+            if skipped and not self._seen and self._contributes:
                 self.mixer.draw_log.skipped(self._step)
         self.mixer.end_step(self._step, consumed_samples, skipped=skipped)
         self._step += 1
@@ -252,7 +256,9 @@ class Session:
         return self._mark
 
     def weights(self, consumed_samples: int) -> dict[str, float]:
-        """Weight in force by domain name (exact on rank zero, from the table's row on others)."""
+        """Weight in force by domain name (exact on rank zero, from the table's row on others); {} without a mixer."""
+        if self.mixer is None:
+            return {}
         return dict(zip(self.mixer.domains.names_K, self.mixer.weights_K(consumed_samples).tolist(), strict=True))
 
     def log_line(self, consumed_samples: int) -> None:

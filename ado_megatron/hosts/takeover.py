@@ -137,7 +137,10 @@ class StockBlend:
     origin: dict[str, Any] | None
 
     @classmethod
-    def of(cls, blend: Any, ours: Sequence[Any], indices: Sequence[str], prefixes, weights, size: int) -> StockBlend:
+    def of(
+        cls, blend: Any, ours: Sequence[Any], indices: Sequence[str], prefixes: Sequence[str],
+        weights: Sequence[float], size: int,
+    ) -> StockBlend:  # fmt: skip
         """From the framework's blended dataset, asked for with prefixes, weights and size, and our one-epoch datasets.
         indices: the names of the arrays that decide what a sample of a domain dataset is."""
         blend[0]  # some frameworks map their index at the first read
@@ -213,6 +216,6 @@ def _one_order(meta: Mapping[str, Any], drawn_C: np.ndarray) -> bool:
     return bool(in_order) and bool((drawn_C <= np.asarray(meta["lengths_C"])).all())
 
 
-def _by_name(prefixes_C: Sequence[str], value_C: Sequence[int]) -> dict[str, int]:
+def _by_name(prefixes_C: Sequence[str], value_C: Sequence[int] | np.ndarray) -> dict[str, int]:
     """Values that are not zero, by prefix without its directory."""
     return {PurePath(prefix).name: int(n) for prefix, n in zip(prefixes_C, value_C, strict=True) if n}

@@ -7,6 +7,7 @@ A sample is what the framework's domain dataset returns, with three more keys: t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +26,9 @@ class AdaptiveTrainSet(torch.utils.data.Dataset):
     stock: the framework's own blend, of a run that came from it."""
 
     def __init__(
-        self, datasets: Sequence, weights, prefixes, size: int, host_key: str, stock: StockBlend | None = None
-    ):
+        self, datasets: Sequence[Any], weights: Sequence[float], prefixes: Sequence[str], size: int, host_key: str,
+        stock: StockBlend | None = None,
+    ):  # fmt: skip
         self._datasets, self._size, self._host_key = list(stock.datasets if stock else datasets), size, host_key
         lengths, passes = tuple(map(len, datasets)), tuple(map(len, self._datasets))
         origin = stock.origin if stock else None
@@ -43,7 +45,9 @@ class AdaptiveTrainSet(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if self._samples is None:
+            raise RuntimeError(f"sample {index} is read before the blend has its table (bind)")
         return self._samples[index]
 
 
@@ -51,7 +55,7 @@ class ShadowTrainSet(torch.utils.data.Dataset):
     """The framework's own blend, untouched: same samples, same order; each sample also carries our keys. documents:
     name of the array of documents of its datasets."""
 
-    def __init__(self, stock, prefixes, documents: str):
+    def __init__(self, stock: Any, prefixes: Sequence[str], documents: str):
         passes = tuple(map(len, stock.datasets))
         lengths = tuple(len(dataset) // epochs_of(dataset, documents) for dataset in stock.datasets)
         self.blend = BlendFacts(tuple(prefixes), tuple(map(float, stock.weights)), lengths, passes)
@@ -69,7 +73,7 @@ class ShadowTrainSet(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._stock)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> dict[str, Any]:
         item = self._stock[index]
         column = int(self._stock.dataset_index[index])
         sample = np.int64(self._stock.dataset_sample_index[index])

@@ -22,8 +22,8 @@ class Nothing:
     def __enter__(self) -> Nothing:
         return self
 
-    def __exit__(self, *exc: object) -> bool:
-        return False
+    def __exit__(self, *exc: object) -> None:
+        pass
 
     def query(self) -> bool:
         """All work of the stream is done."""

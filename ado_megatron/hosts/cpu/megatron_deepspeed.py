@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.abc
 import importlib.machinery
 import inspect
 import os
@@ -34,7 +35,7 @@ def after_import() -> None:
     _sequence_parallel_attention()
 
 
-class StubFinder:
+class StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Offers stand-ins for modules that a framework imports but does not use here, if nobody else has them.
 
     It stands last on sys.meta_path, so an installed module always wins; `names` are module prefixes.
@@ -43,7 +44,9 @@ class StubFinder:
     def __init__(self, names: Sequence[str]):
         self.names = names
 
-    def find_spec(self, name: str, path=None, target=None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         """A package for one of the names or below it, else None (the import fails as it would without us)."""
         if any(name == known or name.startswith(known + ".") for known in self.names):
             return importlib.machinery.ModuleSpec(name, self, is_package=True)
@@ -53,7 +56,7 @@ class StubFinder:
         """A module in which every name is an empty class."""
         module = types.ModuleType(spec.name)
         module.__path__ = []
-        module.__getattr__ = lambda attribute: _stub_attribute(spec.name, attribute)
+        vars(module)["__getattr__"] = lambda attribute: _stub_attribute(spec.name, attribute)
         return module
 
     def exec_module(self, module: types.ModuleType) -> None:

@@ -25,7 +25,7 @@ def before_import() -> None:
     if not hasattr(typing, "override"):  # Python 3.11
         import typing_extensions
 
-        typing.override = typing_extensions.override
+        vars(typing)["override"] = typing_extensions.override
         _spare_children_the_script()
     answer_cuda_with_cpu()
 
@@ -74,7 +74,9 @@ class GatheredAttention(torch.nn.Module):
 
         self.config, self.group = config, parallel_state.get_context_parallel_group()
 
-    def forward(self, query, key, value, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def forward(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         """[s/n, b, heads·d]: the rank's own positions, attending to those of every rank before them."""
         from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region as gather
 
@@ -103,9 +105,9 @@ def _attend_across_ranks() -> None:
         return (GatheredAttention if config.context_parallel_size > 1 else stock)(config, *args, **kwargs)
 
     for name in ("models.gpt.gpt_layer_specs", "models.backends"):
-        user = importlib.import_module(f"megatron.core.{name}")
-        if hasattr(user, "DotProductAttention"):
-            user.DotProductAttention = _class_that(choose, stock)
+        user = vars(importlib.import_module(f"megatron.core.{name}"))
+        if "DotProductAttention" in user:
+            user["DotProductAttention"] = _class_that(choose, stock)
 
 
 def _class_that(choose: Callable, stock: type) -> type:
