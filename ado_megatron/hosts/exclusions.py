@@ -31,6 +31,8 @@ def megatron_lm(args: Any) -> list[Exclusion]:
          "and a loss does not tell its domain then; leave it out"),
         (on("dataloader_fast_cache_load"), "--dataloader-fast-cache-load reads the index files of the framework's own "
          "blend, and an adaptive blend has others; leave it out"),
+        (on("logits_load_dir"), "--logits-load-dir holds a teacher's answers in the order of another run's samples; "
+         "an adaptive blend has its own, so leave it out"),
         (on("sft"), "--sft packs samples of several domains into one sequence; leave it out"),
         (on("perform_rl_step"), "--perform-rl-step generates its own batches; leave it out"),
         (on("retro_add_retriever"), "retro datasets are not served; train without --retro-add-retriever"),

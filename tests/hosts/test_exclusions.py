@@ -29,6 +29,7 @@ EFFICIENT = {"data_efficiency": {"enabled": True}}
         (exclusions.megatron_lm, {"perform_rl_step": True}, "--perform-rl-step"),
         (exclusions.megatron_lm, {"dynamic_context_parallel": True}, "--dynamic-context-parallel packs samples anew"),
         (exclusions.megatron_lm, {"sequence_packing_scheduler": "dp_balanced"}, "--sequence-packing-scheduler"),
+        (exclusions.megatron_lm, {"logits_load_dir": "teacher"}, "--logits-load-dir"),
         (exclusions.megatron_lm, {"dataloader_fast_cache_load": True}, "--dataloader-fast-cache-load"),
         (exclusions.megatron_lm, {"retro_add_retriever": True}, "retro"),
         (exclusions.megatron_deepspeed, {"data_efficiency_curriculum_learning": True}, "data efficiency"),

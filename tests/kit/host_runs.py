@@ -1,8 +1,8 @@
 """Real runs of unmodified hosts on a CPU, for the tests marked `host`.
 
-A checkout is the user's own: MEGATRON_LM_DIR (core_v0.16.1), MEGATRON_LM_MAIN_DIR (main d98e8a6),
-MEGATRON_DEEPSPEED_DIR (4efb479). MEGATRON_PYTHON: the interpreter that has their packages (default: this
-one). See launch/README.md.
+A checkout is the user's own: MEGATRON_LM_DIR (core_v0.16.1), MEGATRON_LM_RELEASE_DIR (core_v0.19.0),
+MEGATRON_LM_MAIN_DIR (main d98e8a6), MEGATRON_DEEPSPEED_DIR (4efb479). MEGATRON_PYTHON: the interpreter that has their
+packages (default: this one). See launch/README.md.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CHECKOUTS = {
     "lm": "MEGATRON_LM_DIR",
+    "lm_release": "MEGATRON_LM_RELEASE_DIR",
     "lm_main": "MEGATRON_LM_MAIN_DIR",
     "deepspeed": "MEGATRON_DEEPSPEED_DIR",
     "deepspeed_flat": "MEGATRON_DEEPSPEED_DIR",  # --no-pipeline-parallel
