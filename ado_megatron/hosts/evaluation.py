@@ -1,6 +1,6 @@
-"""Validation and test losses by domain, of the host's own evaluation (--ado-validation).
+"""Validation and test losses by domain, of the framework's own evaluation (--ado-validation).
 
-The host's validation and test blends stay its own: same samples, same order, same printed loss. Each sample also
+The framework's validation and test blends stay its own: same samples, same order, same printed loss. Each sample also
 carries the number of its prefix; the loss site adds its loss to what that prefix belongs to; one sum over the world at
 the end of an evaluation becomes an object of metrics.jsonl:
 
@@ -32,14 +32,15 @@ KINDS = ("validation", "test")
 
 
 class EvaluatedSet(torch.utils.data.Dataset):
-    """The host's dataset, whose samples also carry their column once it is bound; for all else it is the host's.
+    """The framework's dataset, whose samples also carry their column once it is bound; in all else it is unchanged.
 
-    column: of all samples, in the split's blend; None: as the host's blend has it.
+    column: of all samples, in the split's blend; None: as the framework's blend has it.
     """
 
     def __init__(self, stock: Any, kind: str, column: int | None):
         self.kind = kind
-        self._stock, self._column, self._first = stock, column, None
+        self._stock, self._column = stock, column
+        self._first: int | None = None
 
     def bind(self, first: int) -> None:
         """first: column of the split's first prefix. Before the loader's workers start."""
@@ -48,7 +49,7 @@ class EvaluatedSet(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._stock)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> dict[str, Any]:
         item = self._stock[index]
         if self._first is None:
             return item
@@ -88,7 +89,7 @@ class Validation:
         self._unmeasured: deque[torch.Tensor] = deque()  # columns of micro-batches whose loss is still to come
 
     def watch(self, kind: str, stock: Any, prefixes: Sequence[str]) -> Any:
-        """The host's dataset of a split with columns on its samples; of a list of datasets, one a prefix, each."""
+        """The framework's dataset of a split with columns on its samples; of a list of datasets, one a prefix, each."""
         self._prefixes[kind] = tuple(prefixes)
         if isinstance(stock, list):
             return [self._watched(kind, one, column) for column, one in enumerate(stock)]
@@ -103,7 +104,8 @@ class Validation:
     def open(self, mixer: Mixer) -> None:
         """Make the meter (first call) and bind the sets built since. Collective, all ranks."""
         if self._meter is None:
-            prefixes, number_of_E, total = mixer.world.broadcast(self._prefixes), [], 0
+            prefixes, total = mixer.world.broadcast(self._prefixes), 0
+            number_of_E: list[int] = []
             for kind in KINDS:
                 names_N, numbers = mixer.domains.extended(prefixes.get(kind, ()), mixer.config)
                 self._names[kind], self._first[kind] = names_N, len(number_of_E)
@@ -134,7 +136,7 @@ class Validation:
 
     def measure(self, loss: torch.Tensor, mask: torch.Tensor) -> None:
         """Per-token losses and mask of the oldest micro-batch drawn and not yet measured, [B, …], without gradients."""
-        if self._unmeasured:  # else nothing is watched
+        if self._meter is not None and self._unmeasured:  # else nothing is watched
             column_B = self._unmeasured.popleft()
             self._meter.add(loss.reshape(len(column_B), -1), mask.reshape(len(column_B), -1), column_B)
 

@@ -26,6 +26,8 @@ def init(project, name, **rest):
     write({"project": project, "name": name})
 
 def log(values, step=None):
+    if os.environ.get("WANDB_FAILS") and any(name.startswith("ado/") for name in values):
+        raise ConnectionError("the server is gone")
     write({"step": step} | {name: float(value) for name, value in values.items()})
 
 def write(line):
@@ -71,3 +73,18 @@ def test_weights_and_validation_losses_go_to_tensorboard_wandb_and_log(host, tmp
                 assert expected == curves(f"ado/{kind}/{name}")
     assert "ado: step 1 weights | wiki 0.4000 code 0.3000 news 0.2000 law 0.1000" in run.log
     assert re.search(r"ado: step 6 test loss \| wiki \d\.\d{4} ", run.log)
+
+
+@pytest.mark.parametrize("host", ["lm", "deepspeed_flat"])
+def test_a_board_that_raises_does_not_stop_the_training(host, tmp_path, monkeypatch):
+    (tmp_path / "stubs" / "wandb").mkdir(parents=True)
+    (tmp_path / "stubs" / "wandb" / "__init__.py").write_text(WANDB)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stubs"))
+    monkeypatch.setenv("WANDB_LINES", str(tmp_path / "wandb.jsonl"))
+    monkeypatch.setenv("WANDB_FAILS", "1")
+    options = ["--num-workers", 0, *QUICK_ADO, "--wandb-project", "mixtures", "--wandb-exp-name", "one"]
+    options += ["--tensorboard-dir", tmp_path / "tensorboard"]
+    run = train(host, tmp_path / "run", ["--data-path", *write_domains(tmp_path)], options, ranks=2, steps=6)
+    assert run.status == 0 and set(run.curve) == set(range(1, 7)), tail(run)
+    assert run.log.count("cannot be written, the training goes on: the server is gone") == 1
+    assert len(run.metrics("step")) == 6

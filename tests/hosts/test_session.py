@@ -1,0 +1,80 @@
+"""A session between hooks: what it refuses, what it saves, what must not stop a training."""
+
+import pytest
+
+from ado_megatron.config import AdoConfig
+from ado_megatron.errors import UserError
+from ado_megatron.hosts.run_facts import RunFacts
+from ado_megatron.hosts.session import Session
+from ado_megatron.hosts.takeover import mark_of, sidecar_path
+
+
+def test_shadow_mode_says_why_it_measures_nothing_and_goes_on(capsys):
+    with pytest.raises(UserError, match="no mixture"):
+        Session(AdoConfig()).refuse("there is no mixture")
+    session = Session(AdoConfig(shadow=True))
+    session.refuse("there is no mixture")
+    session.refuse("there is no mixture")
+    assert session.silent and capsys.readouterr().out == "ado: nothing is measured in this run: there is no mixture\n"
+
+
+def test_a_board_that_fails_is_told_once_and_never_stops_the_training(caplog):
+    session, written = Session(AdoConfig()), []
+
+    def full(scalars, step):
+        raise RuntimeError("disk full")
+
+    for step in (1, 2):
+        session.to_boards(full, {"ado/weight/wiki": 0.5}, step)
+    session.to_boards(lambda *line: written.append(line), {"ado/weight/wiki": 0.5}, 3)
+    assert [record.getMessage() for record in caplog.records] == [
+        "weights and losses for TensorBoard and W&B cannot be written, the training goes on: disk full"
+    ]
+    assert written == []  # it waits a second before it tries again
+
+
+@pytest.fixture
+def run(tmp_path):
+    """facts → a session that trains one step of eight samples and saves, as the hooks have it do."""
+
+    def train(consumed, **changes):
+        facts = RunFacts(
+            total_samples=80, block_size=8, micro_batch=8, dp=1, num_workers=0, iteration=consumed // 8,
+            consumed_samples=consumed, save=str(tmp_path), load=str(tmp_path), tensorboard=None, log_interval=1,
+            contributes=True, device="cpu", layout={},
+        )  # fmt: skip
+        session = Session(AdoConfig(policy="static", **changes.pop("config", {})))
+        for name, value in changes.items():
+            setattr(session, name, value)
+        session.resume(facts)
+        session.train_set([range(50), range(50)], [0.5, 0.5], ["a/wiki", "a/code"], 80, "dataset_id")
+        session.open(facts)
+        session.begin()
+        session.end(consumed + 8, skipped=True)
+        mark = session.save(str(tmp_path), consumed // 8 + 1, consumed + 8)
+        session.close()
+        return mark
+
+    return train
+
+
+def test_each_save_has_a_mark_of_its_own_and_a_resumed_run_keeps_the_runs(run, tmp_path):
+    first = run(0)
+    assert mark_of(sidecar_path(tmp_path, 1)) == first
+    second = run(8, saved_layout={}, saved_identity=first)
+    assert mark_of(sidecar_path(tmp_path, 2)) == second != first
+    assert second.partition("-")[0] == first.partition("-")[0] != run(0).partition("-")[0]
+
+
+@pytest.mark.parametrize("found", ["1234-5678", None, "the run's"])
+def test_a_sidecar_of_another_save_is_refused_unless_its_user_insists(found, run, capsys):
+    first = run(0)
+    mark = first.partition("-")[0] + "-5678" if found == "the run's" else found
+    with pytest.raises(UserError, match="state_1.ado was not written with the checkpoint beside it: .*, or remove it"):
+        run(8, saved_layout={}, saved_identity=mark)
+    assert run(8, saved_layout={}, saved_identity=mark, config={"accept_changes": True})
+    assert "ado: --ado-accept-changes goes on although the sidecar" in capsys.readouterr().out
+
+
+def test_no_sidecar_no_mark(run):
+    assert Session(AdoConfig()).save("somewhere", 1, 8) is None
