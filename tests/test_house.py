@@ -122,6 +122,12 @@ def test_the_package_root_imports_nothing():
     assert list(imports(PACKAGE / "__init__.py")) == []
 
 
+def test_mypy_has_nothing_to_say():
+    """Non-strict, over the package: what it is told is in pyproject.toml."""
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_ruff_has_nothing_to_say():
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

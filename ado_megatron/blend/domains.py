@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import ArrayLike
 
 from ado_megatron.blend.options import BlendOptions
 from ado_megatron.errors import UserError
@@ -45,8 +46,8 @@ class Domains:
 
     @classmethod
     def build(
-        cls, prefixes: Iterable[Any], weights_C: Sequence[float] | None, lengths_C: Sequence[int], config: BlendOptions,
-        documents_C: Sequence[int] | None = None, content_C: Sequence[int] | None = None,
+        cls, prefixes: Iterable[Any], weights_C: ArrayLike | None, lengths_C: ArrayLike, config: BlendOptions,
+        documents_C: ArrayLike | None = None, content_C: ArrayLike | None = None,
     ) -> Domains:  # fmt: skip
         """From a blend as Megatron takes it.
 

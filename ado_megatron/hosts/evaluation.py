@@ -161,6 +161,8 @@ class Validation:
 
 
 def _write(one: Evaluated, step: int, mixer: Mixer) -> None:
+    if mixer.rank_zero is None:  # metrics.jsonl is rank zero's
+        return
     num = len(mixer.domains.names_K)
     values: dict[str, Any] = {"loss_K": one.loss_N[:num], "tokens_K": one.tokens_N[:num]}
     others = zip(one.names_N[num:], one.loss_N[num:], one.tokens_N[num:], strict=True)

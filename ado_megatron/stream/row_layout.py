@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import logging
 import types
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -61,8 +62,8 @@ class RowLayout:
     credit_C: samples, as `apportion` returned them. kernel: what `kernels()` returned; None: numpy alone.
     """
 
-    def __init__(self, columns: int, credit_C: np.ndarray, kernel: types.ModuleType | None):
-        self._kernel = kernel
+    def __init__(self, columns: int, credit_C: ArrayLike, kernel: types.ModuleType | None):
+        self._kernel: Any = kernel  # its functions are compiled: nothing that a type checker knows
         self._credit_C = grid_credit(credit_C)
         self._counts_C = np.zeros(columns, dtype=np.int64)
         self._work_6xC = np.zeros((6, columns), dtype=np.int64)
@@ -139,9 +140,10 @@ def apportion_rows(
     other arguments and the exceptions are those of `apportion`; remaining_C is before the first row.
     """
     weights = np.asarray(weights, dtype=np.float64)
+    left_C = None if remaining_C is None else np.asarray(remaining_C, dtype=np.int64)
     layout = RowLayout(weights.shape[-1], credit_C, None)
     if weights.ndim == 1:
-        counts_SxC = layout.next_rows(num_rows, weights, block_size, remaining_C, domain_of_C)
+        counts_SxC = layout.next_rows(num_rows, weights, block_size, left_C, domain_of_C)
         return counts_SxC, layout.credit_C
     counts_SxC = np.empty((num_rows, weights.shape[1]), dtype=np.int32)
     left_C = None if remaining_C is None else np.array(remaining_C, dtype=np.int64)
