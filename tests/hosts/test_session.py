@@ -1,12 +1,18 @@
 """A session between hooks: what it refuses, what it saves, what must not stop a training."""
 
+import contextlib
+import io
+
 import pytest
+import torch
 
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
+from ado_megatron.hosts import hooks
 from ado_megatron.hosts.run_facts import RunFacts
 from ado_megatron.hosts.session import Session
 from ado_megatron.hosts.takeover import mark_of, sidecar_path
+from tests.kit.ranks import run_ranks
 
 
 def test_shadow_mode_says_why_it_measures_nothing_and_goes_on(capsys):
@@ -76,5 +82,28 @@ def test_a_sidecar_of_another_save_is_refused_unless_its_user_insists(found, run
     assert "ado: --ado-accept-changes goes on although the sidecar" in capsys.readouterr().out
 
 
-def test_no_sidecar_no_mark(run):
+def _damaged(rank, directory):
+    """This rank's exit code and what it printed, when rank zero finds a damaged sidecar."""
+    facts = RunFacts(
+        total_samples=80, block_size=8, micro_batch=4, dp=2, num_workers=0, iteration=1, consumed_samples=8,
+        save=directory, load=directory, tensorboard=None, log_interval=1, contributes=True, device="cpu", layout={},
+    )  # fmt: skip
+    session, printed = Session(AdoConfig()), io.StringIO()
+    pretrain = hooks.pretrain(session, None, lambda: session.resume(facts))
+    with contextlib.redirect_stderr(printed), pytest.raises(SystemExit) as leaving:
+        pretrain()
+    torch.distributed.barrier()
+    return leaving.value.code, printed.getvalue().count("state_1.ado"), printed.getvalue().count("\n")
+
+
+def test_an_error_on_rank_zero_ends_every_rank_with_one_sentence_and_code_two(tmp_path):
+    path = sidecar_path(tmp_path, 1)
+    path.parent.mkdir()
+    path.write_bytes(b"no sidecar")
+    ended = run_ranks(_damaged, 3, str(tmp_path))
+    assert [code for code, _, _ in ended] == [2, 2, 2]
+    assert sum(sentences for _, sentences, _ in ended) == 1 and sum(lines for _, _, lines in ended) == 1
+
+
+def test_no_sidecar_no_mark():
     assert Session(AdoConfig()).save("somewhere", 1, 8) is None
