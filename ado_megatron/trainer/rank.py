@@ -137,7 +137,10 @@ def _follow(folder: Folder) -> None:
     and this one does not come through."""
     launcher = os.getppid()
     die_with_parent(launcher)
-    alive = os.open(folder.path / "alive", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        alive = os.open(folder.path / "alive", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:  # the parent ended before this rank began
+        os._exit(143)
 
     def parent_lives() -> bool:
         try:

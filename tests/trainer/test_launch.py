@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -211,3 +212,17 @@ def test_ctrl_c_before_the_first_step_is_one_line(tmp_path):
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and errors.count("\n") == 1 and "Traceback" not in output, errors
     assert left_over(run) == []
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_with_one_sentence_and_exit_code_2(tmp_path):
+    """A limit on the size of files stands for it; the layers of the model do not fit under it."""
+    data, run = write_data(tmp_path / "data"), tmp_path / "run"
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))  # noqa: E731
+    process = start(run, data, "--num-processes", "2", "--pp", "2", "--no-progress", preexec_fn=limit)
+    _, errors = process.communicate(timeout=240)
+    said = [line for line in errors.splitlines() if "ado-megatron: error" in line]
+    assert process.returncode == 2 and len(said) == 1, errors
+    for words in ("checkpoints/step_8/", "could not be written", "no whole checkpoint yet"):
+        assert words in said[0]
+    assert "Traceback" not in errors and left_over(run) == []
