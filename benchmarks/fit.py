@@ -15,6 +15,7 @@ Legend: K domains, T points, 3 = (log β, log ε, α).
 import argparse
 import itertools
 import json
+import resource
 import sys
 import time
 
@@ -23,6 +24,7 @@ from scipy.optimize import minimize
 
 from ado_megatron.config import AdoConfig
 from ado_megatron.scaling_law.fit import fit_laws
+from ado_megatron.scaling_law.fit_process import Fit
 from ado_megatron.scaling_law.history import LossHistory
 from ado_megatron.scaling_law.smoothing import fit_history
 
@@ -105,6 +107,36 @@ def timed(num_points, num_domains, profile):
     return {"profile": profile, "points": num_points, "domains": num_domains, "seconds": time.process_time() - begin}
 
 
+def estimated(num_points, num_domains, seed=0):
+    """Seconds of CPU of a fit with `transfer=estimate`, alone and in the fit's process (with imports and files), and
+    the root mean square error of log s. Ten random steps of the shares; laws and transfers drawn, noise .4 %."""
+    rng = np.random.default_rng(seed)
+    log_share_TxK = np.cumsum(0.3 * rng.standard_normal((10, num_domains)), 0).repeat(-(-num_points // 10), 0)
+    share_TxK = np.exp(log_share_TxK[:num_points] + 0.5 * rng.standard_normal(num_domains))
+    share_TxK /= share_TxK.sum(1, keepdims=True)
+    n_TxK = 5120.0 * np.cumsum(share_TxK, 0)
+    total_T = n_TxK.sum(1)
+    s_K = 0.1 * np.exp(rng.standard_normal(num_domains))
+    alpha_K = rng.uniform(0.3, 0.5, num_domains)
+    drop_K = rng.uniform(1.0, 4.0, num_domains) * total_T[0] ** alpha_K
+    loss_TxK = rng.uniform(1.0, 2.5, num_domains) + drop_K * (n_TxK + s_K * total_T[:, None]) ** -alpha_K
+    loss_TxK *= np.exp(0.004 * rng.standard_normal(loss_TxK.shape))
+    options = AdoConfig(transfer="estimate", ignore_steps=0)
+    begin = time.process_time()
+    laws = fit_laws(n_TxK, loss_TxK, options, total_T=total_T)
+    seconds = time.process_time() - begin
+    history = {"step_T": np.arange(num_points), "total_T": total_T, "n_TxK": n_TxK, "loss_TxK": loss_TxK,
+               "tokens_TxK": share_TxK}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    outcome = Fit(history, options).result(600)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if outcome.laws is None:
+        raise RuntimeError(outcome.reason)
+    process = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"transfer": "estimate", "points": num_points, "domains": num_domains, "seconds": seconds,
+            "process_seconds": process, "rms_error_log_s": float(np.sqrt(np.mean(np.log(laws.transfer_K / s_K) ** 2)))}
+
+
 def long_run(steps, num_domains, profile):
     """Seconds of a refit after `steps` steps, and microseconds to append one."""
     config = AdoConfig(profile=profile).resolved()
@@ -138,6 +170,8 @@ def main(argv=None) -> int:
                 print(json.dumps(timed(points, domains, profile)))
             for steps in (6000, 60000):
                 print(json.dumps(long_run(steps, 22, profile)))
+        for points, domains in ((5900, 22), (600, 1000)):
+            print(json.dumps(estimated(points, domains)))
     return 0 if result["worst_excess"] <= 1e-6 else 1
 
 

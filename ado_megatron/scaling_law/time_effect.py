@@ -29,7 +29,7 @@ _FLAT = 1e-100  # ridge of a parameter without information
 @dataclass(frozen=True)
 class TimeEffect:
     """The effect on log loss of domain k is gain_k · time_t. kept_K: the share of what the losses say of log s that is
-    left when the effect is unknown (0 to 1; 0 for a single domain)."""
+    left when the effect is unknown (0 to 1; next to 0 for a single domain)."""
 
     time_T: np.ndarray
     gain_K: np.ndarray

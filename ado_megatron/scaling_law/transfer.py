@@ -129,6 +129,7 @@ class _Profile:
     def _add(
         self, node_K: np.ndarray, transfer_K: np.ndarray, near: tuple[Problem, np.ndarray]
     ) -> tuple[Problem, np.ndarray]:
+        """A fit at transfer_K, which stands at log s = node_K, from the problem and minimisers `near`."""
         problem = self._points.problem(transfer_K, self._effect.of_domain_KxT)
         theta_Kx3, f_K = minimise(problem, _moved(near[0], problem, near[1]), iterations=30, tolerance=1e-8)
         self._nodes.append(node_K)

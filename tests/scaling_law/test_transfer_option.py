@@ -53,7 +53,8 @@ def test_a_sidecar_may_know_more_domains(tmp_path):
 
 
 @pytest.mark.parametrize("content, words", [
-    ({"wiki": 1}, "lacks code"), ({"wiki": 1, "code": 1, "cod": 1}, "has cod,"), ({"wiki": -1, "code": 1}, "wiki: .*not -1"),
+    ({"wiki": 1}, "lacks code"), ({"wiki": 1, "code": 1, "cod": 1}, "has cod,"),
+    ({"wiki": -1, "code": 1}, "wiki: .*not -1"),
     ({"wiki": 1, "code": float("nan")}, "code.*not "), ({"wiki": 1, "code": None}, "code.*not None"),
     ({"wiki": True, "code": 1}, "wiki.*not True"), ([1, 2], "a mapping"), ("{", "neither JSON nor YAML"),
 ])
@@ -77,7 +78,8 @@ def test_a_bad_number_is_refused_with_the_options(text):
 
 
 @pytest.mark.parametrize("options, text, value", [
-    ({"profile": "released"}, "shared", np.inf), ({"profile": "paper"}, "own", 0.0), ({"own_n": False}, "shared", np.inf),
+    ({"profile": "released"}, "shared", np.inf), ({"profile": "paper"}, "own", 0.0),
+    ({"own_n": False}, "shared", np.inf),
     ({"profile": "released", "own_n": True}, "own", 0.0), ({"own_n": True, "transfer": "shared"}, "shared", np.inf),
     ({"transfer": "0.3"}, "0.3", 0.3), ({"transfer": "estimate"}, "estimate", 0.0),
     ({"transfer": "a.json", "own_n": False}, "a.json", np.inf),
