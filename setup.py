@@ -47,6 +47,7 @@ setup(
         "tensorboard>=2.16,<3",
     ],
     extras_require={
+        "fast": ["numba>=0.68,<0.69"],  # compiles the rows of moving weights; wheels for Python 3.10 to 3.13
         "report": ["matplotlib>=3.10,<3.12"],
         "tokenizers": ["tokenizers>=0.20.3,<0.24"],
         "test": [
@@ -55,6 +56,7 @@ setup(
             "hypothesis>=6.100,<7",
             "ruff>=0.6,<0.18",
             "mypy>=1.13,<3",
+            "numba>=0.68,<0.69",
             "matplotlib>=3.10,<3.12",
         ],
     },

@@ -38,6 +38,7 @@ FOREIGN = {
     "tqdm": {"prepare", "trainer"},
     "sentencepiece": {"prepare/tokenizer", "trainer"},
     "tokenizers": {"prepare/tokenizer", "trainer"},
+    "numba": {"stream/row_kernel"},
     "zstandard": {"prepare/documents"},
     "yaml": {"policy/target", "blend/domains", "scaling_law/transfer_option"},
     "orjson": {"measure/metrics"},

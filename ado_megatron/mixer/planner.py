@@ -7,6 +7,7 @@ here to the other ranks.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from ado_megatron.mixer.sidecar import unnest
 from ado_megatron.policy import PolicyContext, make_policy
 from ado_megatron.policy.state import PolicyState
 from ado_megatron.scaling_law.laws import Laws
-from ado_megatron.stream.schedule import apportion
+from ado_megatron.stream.row_layout import RowLayout, kernels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,51 @@ class _Point:
             int(arrays["block"]), PolicyState.from_arrays(state), arrays["last_K"].copy(), arrays["credit_C"].copy(),
             arrays["laid_out_C"].copy(), Laws.from_arrays(laws, transfer) if laws else None,
         )  # fmt: skip
+
+
+_CELLS = 1 << 22  # rows × columns handed on at a time
+_Remember = Callable[[PolicyState, PolicyState, int], None]
+
+
+class _Rows:
+    """The rows of one call of `plan`, and what they leave: counts_SxC (int32), credit_C, laid_out_C."""
+
+    def __init__(self, domains: Domains, block_size: int, caps_C: np.ndarray | None, at: _Point, num_rows: int, kernel):
+        columns = len(domains.prefixes_C)
+        self._domains, self._block_size, self._caps_C = domains, block_size, caps_C
+        self._layout = RowLayout(columns, at.credit_C, kernel)
+        self._filled, self._grouped = 0, not np.array_equal(domains.domain_of_C, np.arange(len(domains.names_K)))
+        self.counts_SxC = np.empty((num_rows, columns), dtype=np.int32)
+        self.laid_out_C = at.laid_out_C.copy()
+
+    @property
+    def credit_C(self) -> np.ndarray:
+        """What each column is owed after the last row, samples."""
+        return self._layout.credit_C
+
+    def lay_out(self, num_rows: int, weights_K: np.ndarray) -> None:
+        """Fill in the next rows, all of these weights."""
+        weights_C = self._domains.weights_C(weights_K)
+        remaining_C = None if self._caps_C is None else self._caps_C - self.laid_out_C
+        kept_SxC = self.counts_SxC[self._filled : self._filled + num_rows]
+        rest = (weights_C, self._block_size, remaining_C, self._domains.domain_of_C)
+        if num_rows == 1:
+            kept_SxC[0] = counts_C = self._layout.next_row(*rest)
+            self.laid_out_C += counts_C
+        else:
+            kept_SxC[:] = self._layout.next_rows(num_rows, *rest)
+            self.laid_out_C += kept_SxC.sum(axis=0, dtype=np.int64)
+        self._filled += num_rows
+
+    def by_domain(self, first: int, stop: int) -> np.ndarray:
+        """counts_SxK (int64) of some of the rows."""
+        counts_SxC = self.counts_SxC[first:stop]
+        if not self._grouped:
+            return counts_SxC.astype(np.int64)
+        place_SxC = np.arange(len(counts_SxC))[:, None] * len(self._domains.names_K) + self._domains.domain_of_C
+        size = len(counts_SxC) * len(self._domains.names_K)
+        sum_N = np.bincount(place_SxC.ravel(), counts_SxC.ravel(), minlength=size)  # exact below 2^53
+        return sum_N.astype(np.int64).reshape(len(counts_SxC), -1)
 
 
 class Planner:
@@ -93,22 +139,54 @@ class Planner:
         return self._at.laid_out_C
 
     def plan(self, num_rows: int) -> np.ndarray:
-        """The next `num_rows` rows, counts_SxC (int32), under the present laws; advances past them."""
+        """The next `num_rows` rows, counts_SxC (int32), under the present laws; advances past them.
+
+        Raises UserError where the caps leave too few samples for a block.
+        """
         self._at = dataclasses.replace(self._at, laws=self.laws)
         self._begins.append(self._at)
-        rows_SxC = np.zeros((num_rows, len(self.domains.prefixes_C)), dtype=np.int32)
-        for s in range(num_rows):
-            rows_SxC[s] = self._plan_row()
+        rows_SxC, self._at = self._lay_out(self._at, num_rows, self._remember)
         return rows_SxC
 
-    def _plan_row(self) -> np.ndarray:
-        before = self._at.state.note
-        self._at = self._settled(self._at)
-        if self._at.state.note not in ("", before):
-            self._notes.append(f"from block {self._at.block} on, {self._at.state.note}")
-        self._weights[self._at.block] = (self._in_force_K(self._at), self._at.state.weights_K)
-        self._at, counts_C = self._advance(self._at)
-        return counts_C
+    def _remember(self, state: PolicyState, before: PolicyState, blocks: int) -> None:
+        """Keep the weights of `blocks` blocks from that of `state` on, and what the policy has to say of them."""
+        if state.note not in ("", before.note):
+            self._notes.append(f"from block {state.step} on, {state.note}")
+        pair = (self._in_force_K(state), state.weights_K)
+        self._weights.update(dict.fromkeys(range(state.step, state.step + blocks), pair))
+
+    def _lay_out(self, at: _Point, num_rows: int, remember: _Remember | None = None) -> tuple[np.ndarray, _Point]:
+        """The next rows from a point on, counts_SxC, and the point after them. Changes nothing but what `remember`
+        does: it is told of every stretch of rows with the same weights."""
+        state, last_K, laws = at.state, at.last_K, at.laws
+        rows = _Rows(self.domains, self.block_size, self.caps_C, at, num_rows, kernels())
+        if self.config.shadow:  # the policy decides nothing: all rows are known before its first step
+            rows.lay_out(num_rows, self.domains.prior_K)
+        row, own = 0, at.block == 0
+        while row < num_rows:
+            before = state
+            if last_K[0] >= 0:
+                state, own = self.policy.step(state, laws, last_K), True
+            # A state that was not made by this policy may have weights of its own, for one block.
+            blocks = self.policy.constant_until(state, laws, state.step + num_rows - row) - state.step if own else 1
+            blocks = min(blocks, max(1, _CELLS // len(rows.laid_out_C)))
+            if not self.config.shadow:
+                rows.lay_out(blocks, state.weights_K)
+            if remember is not None:
+                remember(state, before, blocks)
+            counts_SxK = rows.by_domain(row, row + blocks)
+            state, last_K = self._held(state, laws, counts_SxK[:-1]), counts_SxK[-1]
+            row += blocks
+        end = _Point(at.block + num_rows, state, last_K, rows.credit_C, rows.laid_out_C, laws)
+        return rows.counts_SxC, end
+
+    def _held(self, state: PolicyState, laws: Laws | None, counts_SxK: np.ndarray) -> PolicyState:
+        """The policy's steps over rows that leave its weights as they are."""
+        if len(counts_SxK) > 1 and hasattr(self.policy, "step_constant"):
+            return self.policy.step_constant(state, laws, counts_SxK)
+        for counts_K in counts_SxK:
+            state = self.policy.step(state, laws, counts_K)
+        return state
 
     def _settled(self, at: _Point) -> _Point:
         """The same point after the policy's step over the row before it."""
@@ -117,25 +195,13 @@ class Planner:
         state = self.policy.step(at.state, at.laws, at.last_K)
         return dataclasses.replace(at, state=state, last_K=np.full_like(at.last_K, -1))
 
-    def _in_force_K(self, settled: _Point) -> np.ndarray:
-        return self.domains.prior_K if self.config.shadow else settled.state.weights_K
-
-    def _advance(self, settled: _Point) -> tuple[_Point, np.ndarray]:
-        """The point after the next row, and that row."""
-        weights_C = self.domains.weights_C(self._in_force_K(settled))
-        remaining_C = None if self.caps_C is None else self.caps_C - settled.laid_out_C
-        domain_of_C = self.domains.domain_of_C
-        counts_C, credit_C = apportion(weights_C, self.block_size, settled.credit_C, remaining_C, domain_of_C)
-        counts_K = self.domains.by_domain(counts_C)
-        laid_out_C = settled.laid_out_C + counts_C
-        return _Point(settled.block + 1, settled.state, counts_K, credit_C, laid_out_C, settled.laws), counts_C
+    def _in_force_K(self, state: PolicyState) -> np.ndarray:
+        return self.domains.prior_K if self.config.shadow else state.weights_K
 
     def _point(self, block: int) -> _Point:
         """What decided the rows from `block` on, which is planned or next: the recursion, run again from its begin."""
         point = max((p for p in [*self._begins, self._at] if p.block <= block), key=lambda p: p.block)
-        while point.block < block:
-            point, _ = self._advance(self._settled(point))
-        return point
+        return self._lay_out(point, block - point.block)[1] if point.block < block else point
 
     def weights_K(self, block: int) -> np.ndarray:
         """The weights in force in `block`; the prior where nothing is remembered of it."""

@@ -42,7 +42,11 @@ class Policy(Protocol):
         """What is known of the weights of the blocks first … stop − 1: (weights_K, number of blocks), in order."""
 
     def constant_until(self, state: PolicyState, laws: Laws | None, stop: int) -> int:
-        """The first block ≤ stop whose weights may differ from those of block state.step, while `laws` stay."""
+        """The first block ≤ stop whose weights may differ from those of block state.step, while `laws` stay.
+
+        A policy may also have `step_constant(state, laws, counts_SxK)`: the same as `step` over several blocks before
+        that one, at once.
+        """
 
 
 def make_policy(config: PolicyOptions, context: PolicyContext | ArrayLike) -> Any:

@@ -32,14 +32,15 @@ class AdoPolicy:
         # What equation 4 weighs the speeds with: μ, unless the user has another target. A prior of 0 stays 0.
         self.goal_K = np.where(self.prior_K > 0, self.context.known_target_K, 0.0)
         self.lower_K, self.upper_K = share_bounds(self.config, self.prior_K)
+        on_policy = self.config.clip_target in ("policy", "both")
+        self._warm_up_K = self._clip(self.prior_K) if self.config.clip_prior and on_policy else self.prior_K
 
     def initial_state(self) -> PolicyState:
         """Before the first block: everything starts at the prior."""
         return state_at(self._warm_up_weights(), self.prior_K)
 
     def _warm_up_weights(self) -> np.ndarray:
-        on_policy = self.config.clip_target in ("policy", "both")
-        return self._clip(self.prior_K) if self.config.clip_prior and on_policy else self.prior_K
+        return self._warm_up_K
 
     def spans(self, first: int, stop: int) -> list[tuple[np.ndarray, int]]:
         """What is known of the weights of the blocks first … stop − 1: (weights_K, number of blocks), in order."""
@@ -79,6 +80,21 @@ class AdoPolicy:
             t + 1, weights_K, average_K, credit_K, samples_K, anchor_K=anchor_K, solved_for=solved_for
         )  # fmt: skip
 
+    def step_constant(self, state: PolicyState, laws: Laws | None, counts_SxK: np.ndarray) -> PolicyState:
+        """`step` over several blocks before `constant_until`: the same state, bit for bit."""
+        credit_K = state.credit_K
+        if self.config.credit_source == "policy":
+            for _ in counts_SxK:
+                credit_K = self._mixed(state.weights_K, credit_K)
+        else:
+            for counts_K in counts_SxK:
+                if (size := counts_K.sum()) > 0:
+                    credit_K = self._mixed(counts_K / size, credit_K)
+        return PolicyState(
+            state.step + len(counts_SxK), self._warm_up_weights(), state.average_K, credit_K,
+            state.samples_K + counts_SxK.sum(axis=0), anchor_K=state.anchor_K, solved_for=state.solved_for,
+        )  # fmt: skip
+
     def _credit(self, state: PolicyState, counts_K: np.ndarray) -> np.ndarray:
         """(3)  h ← γ1·π + (1−γ1)·h, with π or with the shares that were realised."""
         share_K = state.weights_K
@@ -86,7 +102,10 @@ class AdoPolicy:
             if counts_K.sum() == 0:
                 return state.credit_K
             share_K = counts_K / counts_K.sum()
-        return self.config.credit_rate * share_K + (1 - self.config.credit_rate) * state.credit_K
+        return self._mixed(share_K, state.credit_K)
+
+    def _mixed(self, share_K: np.ndarray, credit_K: np.ndarray) -> np.ndarray:
+        return self.config.credit_rate * share_K + (1 - self.config.credit_rate) * credit_K
 
     def preference(self, laws: Laws, samples_K: np.ndarray, credit_K: np.ndarray) -> np.ndarray:
         """(4)  ρ_k ∝ τ_k · h_k^s · (−dL_k/dn)^γ, normalised. A domain without a usable law keeps its prior share."""

@@ -44,6 +44,10 @@ class StaticPolicy:
         """As of AdoPolicy."""
         return state.after(counts_K).at_weights(self.prior_K)
 
+    def step_constant(self, state: PolicyState, laws: Laws | None, counts_SxK: np.ndarray) -> PolicyState:
+        """`step` over several blocks before `constant_until`: the same state, bit for bit."""
+        return state.after(counts_SxK.sum(axis=0), len(counts_SxK)).at_weights(self.prior_K)
+
 
 class StagesPolicy:
     """Declared weights from declared blocks on; the prior before the first."""
@@ -73,6 +77,11 @@ class StagesPolicy:
     def step(self, state: PolicyState, laws: Laws | None, counts_K: ArrayLike) -> PolicyState:
         """As of AdoPolicy."""
         state = state.after(counts_K)
+        return state.at_weights(self._weights(state.step))
+
+    def step_constant(self, state: PolicyState, laws: Laws | None, counts_SxK: np.ndarray) -> PolicyState:
+        """`step` over several blocks before `constant_until`: the same state, bit for bit."""
+        state = state.after(counts_SxK.sum(axis=0), len(counts_SxK))
         return state.at_weights(self._weights(state.step))
 
 

@@ -86,6 +86,10 @@ class PlanPolicy:
         note = f"plan: {what}; predicted gain {decision.gain:.5f} ± {decision.error:.5f} nats at the end of the run"
         return dataclasses.replace(state.at_weights(decision.weights_K), note=note)
 
+    def step_constant(self, state: PolicyState, laws: Laws | None, counts_SxK: np.ndarray) -> PolicyState:
+        """`step` over several blocks before `constant_until`: the same state, bit for bit."""
+        return state.after(counts_SxK.sum(axis=0), len(counts_SxK))
+
     def _decides(self, laws: Laws | None, block: int) -> bool:
         return laws is not None and block >= self.config.start_step
 

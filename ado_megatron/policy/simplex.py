@@ -5,6 +5,7 @@ Legend: K domains; p_K sums to 1, lower_K ≤ upper_K, Σ lower ≤ 1 ≤ Σ upp
 
 import numpy as np
 
+_FEW = 128  # kinks that are all tried at once
 _NOTHING = 1e-100  # a share this small is no share: scaling it up would overflow
 
 
@@ -16,8 +17,8 @@ def project(p_K, lower_K, upper_K) -> np.ndarray:
     piece, interpolate. O(K log K), exact. Raises ValueError when no such q exists.
     """
     p_K, lower_K, upper_K = _checked(p_K, lower_K, upper_K)
-    t = _root(np.concatenate([lower_K - p_K, upper_K - p_K]), lambda t: np.clip(p_K + t, lower_K, upper_K).sum())
-    return _settle(np.clip(p_K + t, lower_K, upper_K), lower_K, upper_K)
+    t = _root(np.concatenate([lower_K - p_K, upper_K - p_K]), lambda t: _clip(p_K + t, lower_K, upper_K).sum(-1))
+    return _settle(_clip(p_K + t, lower_K, upper_K), lower_K, upper_K)
 
 
 def project_proportional(p_K, lower_K, upper_K) -> np.ndarray:
@@ -36,8 +37,8 @@ def project_proportional(p_K, lower_K, upper_K) -> np.ndarray:
     with np.errstate(over="ignore"):
         kinks = np.concatenate([lower_K[positive_K] / p_positive, upper_K[positive_K] / p_positive])
     kinks = kinks[np.isfinite(kinks)]
-    scale = _root(kinks, lambda s: np.clip(s * p_K, lower_K, upper_K).sum())
-    q_K = np.clip(scale * p_K, lower_K, upper_K)
+    scale = _root(kinks, lambda s: _clip(s * p_K, lower_K, upper_K).sum(-1))
+    q_K = _clip(scale * p_K, lower_K, upper_K)
     if abs(q_K.sum() - 1.0) > 1e-9:  # shares too far apart in size to be scaled together
         return project(p_K, lower_K, upper_K)
     return _settle(q_K, lower_K, upper_K)
@@ -56,8 +57,9 @@ def rescale_and_clip(p_K, min_share) -> np.ndarray:
 
 def _checked(p_K, lower_K, upper_K):
     p_K = np.asarray(p_K, np.float64)
-    lower_K = np.broadcast_to(np.asarray(lower_K, np.float64), p_K.shape)
-    upper_K = np.broadcast_to(np.asarray(upper_K, np.float64), p_K.shape)
+    lower_K, upper_K = (np.asarray(bound_K, np.float64) for bound_K in (lower_K, upper_K))
+    if not lower_K.shape == upper_K.shape == p_K.shape:
+        lower_K, upper_K = np.broadcast_to(lower_K, p_K.shape), np.broadcast_to(upper_K, p_K.shape)
     slack = 1e-12 * p_K.size
     if not np.isfinite(p_K).all() or (p_K < 0).any():
         raise ValueError("shares to project must be finite and not negative")
@@ -66,9 +68,27 @@ def _checked(p_K, lower_K, upper_K):
     return p_K, lower_K, upper_K
 
 
+def _clip(x_K, lower_K, upper_K):
+    """np.clip, without its overhead."""
+    return np.minimum(np.maximum(x_K, lower_K), upper_K)
+
+
 def _root(kinks, total):
-    """The x with total(x) = 1 for an increasing function that is linear between kinks (bisection over the kinks)."""
+    """The x with total(x) = 1 for an increasing function that is linear between kinks.
+
+    It lies between the last kink of a total below 1 and the first of one that is not. total is increasing in float64,
+    too (each operation rounds monotonically), so those two are the same however they are found: few kinks are all
+    tried at once, many are bisected.
+    """
     kinks = np.sort(kinks)
+    if kinks.size <= _FEW:
+        total_N = total(kinks[:, None])
+        if total_N[0] >= 1.0:
+            return kinks[0]
+        if total_N[-1] <= 1.0:
+            return kinks[-1]
+        high = int(np.searchsorted(total_N, 1.0))
+        return _between(kinks[high - 1], kinks[high], total_N[high - 1], total_N[high])
     low, high = 0, kinks.size - 1
     if total(kinks[low]) >= 1.0:
         return kinks[low]
@@ -77,8 +97,11 @@ def _root(kinks, total):
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if total(kinks[middle]) < 1.0 else (low, middle)
-    below, above = total(kinks[low]), total(kinks[high])
-    return kinks[low] + (kinks[high] - kinks[low]) * (1.0 - below) / (above - below)
+    return _between(kinks[low], kinks[high], total(kinks[low]), total(kinks[high]))
+
+
+def _between(low, high, below, above):
+    return low + (high - low) * (1.0 - below) / (above - below)
 
 
 def _settle(q_K, lower_K, upper_K):

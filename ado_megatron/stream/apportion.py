@@ -26,17 +26,20 @@ make it appear.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ado_megatron.stream.constant_weights import dense_rows, rows_ahead
 from ado_megatron.stream.quota import MAX_BLOCK, ONE, SHIFT, Steps, find_steps, samples_left
 
-__all__ = ["MAX_BLOCK", "apportion", "apportion_rows"]
+__all__ = ["MAX_BLOCK", "apportion", "dense_stretch"]
 
 _CHUNK_CELLS = 1 << 16  # rows × columns laid out at a time: stays in the cache
+_ROOM = 1 << 12  # grid units; more than the rounding of a quota (float64, up to 2^21 samples)
 
 
 def apportion(
-    weights_C, block_size: int, credit_C, remaining_C=None, domain_of_C=None
+    weights_C: ArrayLike, block_size: int, credit_C: ArrayLike, remaining_C: ArrayLike | None = None,
+    domain_of_C: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Samples of each column in the next block, and the credit to hand to the call for the block after it.
 
@@ -47,12 +50,13 @@ def apportion(
     Raises ValueError for weights that are negative, not finite or all zero, and UserError when the columns that have
     weight cannot fill the block.
     """
-    steps = find_steps(weights_C, block_size, _grid_credit(credit_C), remaining_C, domain_of_C)
-    counts_C, credit_C = _take(steps, block_size)
+    steps = find_steps(weights_C, block_size, grid_credit(credit_C), remaining_C, domain_of_C)
+    counts_C, credit_C = take_row(steps, block_size)
     return counts_C, credit_C / ONE
 
 
-def _grid_credit(credit_C) -> np.ndarray:
+def grid_credit(credit_C: ArrayLike) -> np.ndarray:
+    """Samples as int64 grid units. Exact: a credit is below one sample, so it has at most 40 bits."""
     return np.rint(np.asarray(credit_C, dtype=np.float64) * ONE).astype(np.int64)
 
 
@@ -78,8 +82,8 @@ def _fold(quota_C, part_C, step_C, ahead_C, late: int) -> None:
     quota_C[takers] += np.clip(given - (np.cumsum(room) - room), 0, room)
 
 
-def _take(steps: Steps, block_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Counts and new credit (grid units) from the quotas of this block, which sum to it."""
+def take_row(steps: Steps, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """counts_C (int64) and the new credit_C (grid units) from the quotas of this block, which sum to it."""
     step_C, quota_C = steps.step_C, steps.credit_C + steps.step_C
     ahead = rows_ahead(step_C) if steps.steady else 0
     if ahead:
@@ -92,81 +96,87 @@ def _take(steps: Steps, block_size: int) -> tuple[np.ndarray, np.ndarray]:
     late = int(ahead_C.sum()) + int(floor_C.sum()) - block_size
     if late > 0:
         _fold(quota_C, part_C, step_C, ahead_C, late)
-        floor_C, part_C = quota_C >> SHIFT, quota_C & (ONE - 1)
-        ahead_C = floor_C < 0
-    extra = block_size - int(floor_C.sum())
-    if extra:
-        floor_C = _with_extra(floor_C, part_C, quota_C, step_C, ahead_C, extra)
-    return floor_C, quota_C - (floor_C << SHIFT)
+    counts_C = _take_largest(quota_C, step_C, block_size)
+    if not is_safe(counts_C, quota_C, step_C):
+        counts_C = take_by_deadline(quota_C, step_C, block_size)
+    return counts_C, quota_C - (counts_C << SHIFT)
 
 
-def _with_extra(floor_C, part_C, quota_C, step_C, ahead_C, extra: int) -> np.ndarray:
-    """Give the extra samples: largest remainder if that is safe, else earliest deadline (ties by remainder)."""
-    open_C = (step_C > 0) & (part_C > 0)
-    rest_C = np.where(open_C, -part_C / ONE, np.inf)
-    rest_C[ahead_C] = -1.0
-    counts_C = floor_C.copy()
+def _take_largest(quota_C: np.ndarray, step_C: np.ndarray, block_size: int) -> np.ndarray:
+    """counts_C where the extra samples go to the largest remainders, ties by column."""
+    counts_C, rest_C = quota_C >> SHIFT, _remainders(quota_C, step_C)
+    extra = block_size - int(counts_C.sum())
     counts_C[np.argsort(rest_C, kind="stable")[:extra]] += 1
-    if _is_safe(counts_C, quota_C, step_C):
-        return counts_C
-    due_C = np.full(len(part_C), np.inf)
-    np.divide(ONE - part_C, step_C, out=due_C, where=open_C)
+    return counts_C
+
+
+def take_by_deadline(quota_C: np.ndarray, step_C: np.ndarray, block_size: int) -> np.ndarray:
+    """counts_C where the extra samples go to those that would first be too late without one, ties by remainder."""
+    counts_C, rest_C = quota_C >> SHIFT, _remainders(quota_C, step_C)
+    extra = block_size - int(counts_C.sum())
+    open_C = np.isfinite(rest_C) & (counts_C >= 0)
+    due_C = np.full(len(rest_C), np.inf)
+    np.divide(ONE - (quota_C & (ONE - 1)), step_C, out=due_C, where=open_C)
     due_C = np.ceil(due_C) + 0.999 * rest_C
-    due_C[ahead_C] = -1.0
-    floor_C[np.argsort(due_C, kind="stable")[:extra]] += 1
-    return floor_C
+    due_C[counts_C < 0] = -1.0
+    counts_C[np.argsort(due_C, kind="stable")[:extra]] += 1
+    return counts_C
 
 
-def _is_safe(counts_C, quota_C, step_C) -> bool:
+def _remainders(quota_C: np.ndarray, step_C: np.ndarray) -> np.ndarray:
+    """Minus the remainder of each column that may take one more; -1 where one was taken early, inf where none is
+    due."""
+    part_C = quota_C & (ONE - 1)
+    rest_C = np.where((step_C > 0) & (part_C > 0), -part_C / ONE, np.inf)
+    rest_C[quota_C < 0] = -1.0
+    return rest_C
+
+
+def is_safe(counts_C: np.ndarray, quota_C: np.ndarray, step_C: np.ndarray) -> bool:
     """Whether no later block is overfull if the weights stay: Σ max(⌊quota⌋, counts) within what is laid out by then.
 
-    Looks until the last column that is ahead has been caught up with: every block up to 64, then at growing distances.
+    Looks until the last column that is ahead has been caught up with (blocks_ahead).
     """
     gap_C = (counts_C << SHIFT) - quota_C
     ahead_C = (gap_C > 0) & (step_C > 0)
     if not ahead_C.any():
         return True
-    reach = float((gap_C[ahead_C] / step_C[ahead_C]).max())
-    later_H = np.concatenate([np.arange(1.0, min(reach, 64.0) + 1), np.floor(np.geomspace(1, reach + 1, 64))])
+    later_H = blocks_ahead(float((gap_C[ahead_C] / step_C[ahead_C]).max()))
     floor_HxC = np.floor((quota_C + later_H[:, None] * step_C.astype(np.float64)) / ONE)
     total = int(counts_C.sum())
     return bool((np.maximum(floor_HxC, counts_C).sum(axis=1) <= total * (1 + later_H)).all())
 
 
-def apportion_rows(
-    weights, block_size: int, num_rows: int, credit_C, remaining_C=None
-) -> tuple[np.ndarray, np.ndarray]:
-    """`apportion`, row after row: counts_SxC (int32) and the credit after the last row.
+_PLACES = np.arange(64.0)
 
-    weights: one weights_C for all `num_rows` rows (laid out many at a time), or weights_SxC.
+
+def blocks_ahead(reach: float) -> np.ndarray:
+    """At which distances `is_safe` looks: every block up to 64, then 64 of growing distance up to `reach` + 1."""
+    far_H = np.floor(10.0 ** (_PLACES * (np.log10(reach + 1) / 63)))  # np.geomspace, without its overhead
+    far_H[0], far_H[-1] = 1.0, np.floor(reach + 1)
+    return np.concatenate([np.arange(1.0, min(reach, 64.0) + 1), far_H])
+
+
+def _rows_below_caps(steps: Steps, remaining_C: np.ndarray) -> int:
+    """How many rows of these steps no cap cuts, with some room: then each row has the same steps."""
+    some_C = steps.step_C > 0
+    room_C = (samples_left(remaining_C) << SHIFT) - steps.credit_C - _ROOM
+    return int((room_C[some_C] // steps.step_C[some_C]).min())
+
+
+def dense_stretch(
+    weights_C: np.ndarray, block_size: int, counts_SxC: np.ndarray, credit_C: np.ndarray,
+    remaining_C: np.ndarray | None, domain_of_C: np.ndarray | None,
+) -> tuple[int, np.ndarray]:  # fmt: skip
+    """Fill in counts_SxC as far as the rule for constant weights lays rows out at once.
+
+    credit_C: grid units. Returns the number of rows (0: the next needs `apportion`) and the credit_C after them.
     """
-    weights = np.asarray(weights, dtype=np.float64)
-    credit_C = np.asarray(credit_C, dtype=np.float64)
-    remaining_C = None if remaining_C is None else np.array(remaining_C, dtype=np.int64)
-    counts_SxC = np.empty((num_rows, weights.shape[-1]), dtype=np.int32)
-    row = 0
-    while row < num_rows:
-        done = 0
-        if weights.ndim == 1:
-            done, credit_C = _dense_rows(weights, block_size, counts_SxC[row:], credit_C, remaining_C)
-        if not done:
-            row_C = weights if weights.ndim == 1 else weights[row]
-            counts_SxC[row], credit_C = apportion(row_C, block_size, credit_C, remaining_C)
-            done = 1
-        if remaining_C is not None:
-            remaining_C -= counts_SxC[row : row + done].sum(axis=0, dtype=np.int64)
-        row += done
-    return counts_SxC, credit_C
-
-
-def _dense_rows(weights_C, block_size: int, counts_SxC, credit_C, remaining_C) -> tuple[int, np.ndarray]:
-    """Fill in as many rows as the dense rule lays out; their number (0: the next needs `apportion`) and the credit."""
-    steps = find_steps(weights_C, block_size, _grid_credit(credit_C), remaining_C)
+    steps = find_steps(weights_C, block_size, credit_C, remaining_C, domain_of_C)
     step_C, quota_C = steps.step_C, steps.credit_C + steps.step_C
     ahead, num_rows = rows_ahead(step_C) if steps.steady else 0, len(counts_SxC)
-    if remaining_C is not None:
-        bound_C = ((samples_left(remaining_C) << SHIFT) - steps.credit_C)[step_C > 0] // step_C[step_C > 0]
-        num_rows = min(num_rows, int(bound_C.min()))
+    if ahead and remaining_C is not None:
+        num_rows = min(num_rows, _rows_below_caps(steps, remaining_C))
     if not ahead or num_rows < 2:
         return 0, credit_C
     chunk, row, starts = max(32, _CHUNK_CELLS // len(step_C)), 0, []
@@ -186,4 +196,4 @@ def _dense_rows(weights_C, block_size: int, counts_SxC, credit_C, remaining_C) -
         return 0, credit_C
     first, quota_C = max((start for start in starts if start[0] < num_rows), key=lambda start: start[0])
     laid_out_C = counts_SxC[first:num_rows].sum(axis=0) << SHIFT
-    return num_rows, (quota_C + (num_rows - first - 1) * step_C - laid_out_C) / ONE
+    return num_rows, (quota_C + (num_rows - first - 1) * step_C - laid_out_C)

@@ -21,9 +21,10 @@ from collections import OrderedDict
 import numpy as np
 
 from ado_megatron.errors import UserError
-from ado_megatron.stream.apportion import MAX_BLOCK, apportion, apportion_rows
+from ado_megatron.stream.apportion import MAX_BLOCK, apportion
 from ado_megatron.stream.block import Block, Shuffle
 from ado_megatron.stream.permutation import derive_key, derive_key_N
+from ado_megatron.stream.row_layout import apportion_rows
 from ado_megatron.stream.shared_table import SharedTable, bytes_per_row
 
 __all__ = ["Schedule", "apportion", "apportion_rows", "lead_blocks"]

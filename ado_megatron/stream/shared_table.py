@@ -38,10 +38,14 @@ class SharedTable:
     """The last `capacity` rows: end_C (int64), samples of each column up to the end of a block.
 
     The memory is anonymous (a memfd), so no size of /dev/shm limits it and nothing is left behind by a killed process.
-    Forked processes share it as it is, others when multiprocessing pickles the table for them.
+    Forked processes share it as it is; spawned ones get its file descriptor when multiprocessing pickles the table for
+    them. A table holds two descriptors, this one and that of the mapping, which go with it.
+
+    capacity: rows. wait_deadline: seconds that `read` waits. planned, first: int64 words that all processes see.
     """
 
     def __init__(self, capacity: int, num_columns: int, wait_deadline: float):
+        """An empty table; block 0 is next. Raises OSError where the memory cannot be had."""
         self.capacity, self.num_columns, self.wait_deadline = capacity, num_columns, wait_deadline
         self._slots = capacity + 1  # the row before the oldest is where that one starts
         descriptor = os.memfd_create("ado-table")
@@ -127,18 +131,22 @@ class SharedTable:
 
     def start_C(self, block: int) -> np.ndarray:
         """Samples of each column before a block that is planned, or the next to be."""
-        end = self._try_slot(block - 1)
+        end = self._try_slot(block - 1, block)
         return end[0] if end is not None else self.read(block)[1]
 
-    def _try_read(self, block: int):
-        end = self._try_slot(block)
-        start = None if end is None else self._try_slot(block - 1)
+    def _try_read(self, block: int) -> tuple[np.ndarray, np.ndarray, int] | None:
+        """What `read` returns, or None where the row is not, or not wholly, there yet."""
+        end = self._try_slot(block, block)
+        start = None if end is None else self._try_slot(block - 1, block)
         if start is None:
             return None
         return (end[0] - start[0]).astype(np.int32), start[0], end[1]
 
-    def _try_slot(self, block: int) -> tuple[np.ndarray, int] | None:
-        """(end_C, digest), or None where the slot does not yet, or not wholly, hold the block."""
+    def _try_slot(self, block: int, asked: int) -> tuple[np.ndarray, int] | None:
+        """(end_C, digest), or None where the slot does not yet, or not wholly, hold the block.
+
+        asked: the block whose row is wanted, which StaleRow names: its row is the difference of two slots.
+        """
         slot = block % self._slots
         held, digest = self.header_RxH[slot].tolist()
         if held < block:
@@ -147,10 +155,10 @@ class SharedTable:
         if self._digest(held, end_C) != digest:
             return None
         if held > block:
-            raise StaleRow(self._gone(block))
+            raise StaleRow(self._gone(asked))
         return end_C, digest
 
-    def _wait(self, block: int):
+    def _wait(self, block: int) -> tuple[np.ndarray, np.ndarray, int]:
         started, pause, parent, missing_since = time.monotonic(), 1e-4, os.getppid(), None
         while True:
             if block < self.first:
