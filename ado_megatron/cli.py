@@ -15,6 +15,7 @@ COMMANDS = {
     "report": ("ado_megatron.report.command", "table, picture and HTML page of a run"),
     "audit": ("ado_megatron.audit", "check what each rank drew: no sample of an epoch repeated or skipped"),
     "replay": ("ado_megatron.replay.command", "run the policy over a recorded trace, without training"),
+    "simulate": ("ado_megatron.simulate.command", "what each policy would gain on a known response, without training"),
     "doctor": ("ado_megatron.doctor", "what is installed and what is wrong with it"),
     "patch": ("ado_megatron.hosts.patch", "apply our insertions to a Megatron checkout"),
 }

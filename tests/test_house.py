@@ -13,7 +13,7 @@ PACKAGE = ROOT / "ado_megatron"
 # floors, and of its own floor where that makes no circle.
 FLOORS = [
     ["cli", "run"],
-    ["hosts", "trainer", "report", "replay", "prepare", "doctor", "audit"],
+    ["hosts", "trainer", "report", "replay", "simulate", "prepare", "doctor", "audit"],
     ["mixer"],
     ["config", "measure"],
     ["stream", "policy", "scaling_law", "blend"],
@@ -25,14 +25,14 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Foreign libraries and the modules that may import them, by wing or by module. numpy is everyone's.
 FOREIGN = {
-    "scipy": {"scaling_law"},
+    "scipy": {"scaling_law", "simulate/response"},
     "torch": {"hosts", "trainer", "mixer", "measure", "doctor"},
     "torch.distributed": {"hosts", "trainer", "mixer/world"},
     "megatron": {"hosts", "trainer", "prepare", "doctor"},
     "deepspeed": {"hosts", "trainer", "doctor"},
     "apex": {"trainer"},
     "transformers": {"hosts"},
-    "matplotlib": {"report", "replay/plot"},
+    "matplotlib": {"report", "replay/plot", "simulate/figure"},
     "PIL": {"report/figures"},  # matplotlib brings it
     "tensorboard": {"trainer"},
     "tqdm": {"prepare", "trainer"},
@@ -42,7 +42,7 @@ FOREIGN = {
     "zstandard": {"prepare/documents"},
     "yaml": {"policy/target", "blend/domains", "scaling_law/transfer_option"},
     "orjson": {"measure/metrics"},
-    "rich": {"report"},
+    "rich": {"report", "simulate/command"},
     "jinja2": {"report"},
     "typing_extensions": {"hosts"},
 }

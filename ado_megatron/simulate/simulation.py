@@ -1,8 +1,7 @@
 """One simulated run: the history, the fits, the schedule of refits, the policy and the planner of a run.
 
 Only two things are not those of a run: the losses, which come from a response, and the fits, which are made in this
-process. What one rank of a `Mixer` decides on the same losses is the same to the sample (a test holds the two
-together).
+process. What a `Mixer` decides on the same losses is the same to the sample (a test holds the two together).
 
 Legend: K domains, S blocks (steps of training; one block is one step).
 """

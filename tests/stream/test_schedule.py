@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ado_megatron.errors import ScheduleTimeout, StaleRow, UserError
-from ado_megatron.stream.apportion import apportion_rows
 from ado_megatron.stream.permutation import derive_key, permute
+from ado_megatron.stream.row_layout import apportion_rows
 from ado_megatron.stream.schedule import Schedule, lead_blocks
 from ado_megatron.stream.shared_table import bytes_per_row
 
