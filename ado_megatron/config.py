@@ -18,6 +18,7 @@ from ado_megatron import option_fields, profiles
 from ado_megatron.blend.options import BlendOptions
 from ado_megatron.option_fields import flag_of, option
 from ado_megatron.policy.options import PolicyOptions
+from ado_megatron.policy.registry import WITHOUT_LAWS, check_policy_name
 from ado_megatron.profiles import PREFIX
 
 
@@ -67,7 +68,7 @@ class AdoConfig(PolicyOptions, BlendOptions):
     def refit_at(self, step: int) -> bool:
         """True if the laws are fitted on the history up to and including `step` (0-based)."""
         start = self.value("start_step")
-        if step < start or self.policy != "ado":
+        if step < start or self.policy in WITHOUT_LAWS:
             return False
         if step % self.refit_interval == 0:
             return True
@@ -110,12 +111,21 @@ class AdoConfig(PolicyOptions, BlendOptions):
 
     @classmethod
     def from_args(cls, namespace: argparse.Namespace) -> AdoConfig:
-        """The config of parsed arguments; a flag that the namespace lacks keeps its default."""
-        return option_fields.from_args(cls, namespace, PREFIX)
+        """The config of parsed arguments; a flag that the namespace lacks keeps its default. Raises UserError.
+
+        The policy's name is checked here and not in the options themselves, which may be those of a saved run whose
+        policy is of a package that the reader has not installed.
+        """
+        config = option_fields.from_args(cls, namespace, PREFIX)
+        check_policy_name(config.policy)
+        return config
 
 
 def _content(path: str | None) -> str | None:
     """A file counts by what it says, not by where it lies; one that is not there yet by its name."""
-    if path is not None and pathlib.Path(path).is_file():
-        return pathlib.Path(path).read_text()
-    return path
+    try:
+        if path is None or not pathlib.Path(path).is_file():
+            return path
+    except OSError:  # too long for a path: the option has other forms, too
+        return path
+    return pathlib.Path(path).read_text(errors="backslashreplace")  # a sidecar is no text

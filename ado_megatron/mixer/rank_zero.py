@@ -44,7 +44,7 @@ class RankZero:
     ):  # fmt: skip
         self.config, self.domains, self.schedule, self.caps_C = config, domains, schedule, caps_C
         self._run, self._total_samples, self._log = run, total_samples, log
-        self.planner = Planner(config, domains, schedule.block_size, caps_C)
+        self.planner = Planner(config, domains, schedule.block_size, caps_C, schedule.num_blocks)
         self.recorder = Recorder(run / "metrics.jsonl", config, domains, self.planner, schedule)
         self._fits: dict[int, tuple[dict[str, np.ndarray], Fit]] = {}  # block → the history that is fitted, its fit
 
@@ -52,7 +52,10 @@ class RankZero:
 
     def plan(self, num_rows: int) -> np.ndarray:
         """The next rows under the laws in force: counts_SxC (int32)."""
-        return self.planner.plan(num_rows)
+        rows_SxC = self.planner.plan(num_rows)
+        for note in self.planner.take_notes():
+            self._log(f"ado: {note}")
+        return rows_SxC
 
     def begin_fit(self, refit: PendingRefit) -> None:
         """Start the fit of a snapshot on the history up to it, where one is due."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ado_megatron.errors import SidecarError
-from ado_megatron.files import atomic_write
+from ado_megatron.files import atomic_write, load_npz
 
 MAGIC = b"ado-megatron sidecar\n"
 VERSION = 1
@@ -49,6 +49,8 @@ def read_sidecar(path: str | os.PathLike, token: str | None = None) -> tuple[dic
 
     token: what `write_sidecar` returned, as the checkpoint beside keeps it (None: it keeps none).
     """
+    if Path(path).exists() and not Path(path).is_file():  # a pipe or a device may have no end
+        raise SidecarError(f"{path} is not a regular file, so it is no sidecar; give the path of one")
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -59,7 +61,9 @@ def read_sidecar(path: str | os.PathLike, token: str | None = None) -> tuple[dic
         end = data.index(b"\n", len(MAGIC))
         header = json.loads(data[len(MAGIC) : end])
         version, size, digest, meta_json = (header[k] for k in ("version", "payload_bytes", "sha256", "meta"))
-    except (ValueError, KeyError, TypeError) as error:
+        if not (isinstance(size, int) and isinstance(digest, str) and isinstance(meta_json, str)):
+            raise TypeError("a field of another type")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SidecarError(f"the header of the sidecar {path} is damaged; use an older one") from error
     if version != VERSION:
         raise SidecarError(
@@ -76,8 +80,10 @@ def read_sidecar(path: str | os.PathLike, token: str | None = None) -> tuple[dic
             f"the sidecar {path} was not written with this checkpoint (it is {digest[:TOKEN_CHARS]}, the checkpoint "
             f"names {token}); another run wrote here, or a file was copied: use the sidecar that belongs to it"
         )
-    with np.load(io.BytesIO(payload), allow_pickle=False) as npz:
-        return json.loads(meta_json), {name: npz[name] for name in npz.files}
+    try:
+        return json.loads(meta_json), load_npz(io.BytesIO(payload))
+    except (ValueError, RecursionError) as error:
+        raise SidecarError(f"the sidecar {path} is damaged: {error}; use an older one") from error
 
 
 def nest(prefix: str, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
