@@ -1,9 +1,19 @@
-"""Files that a crash cannot leave half written."""
+"""Files that a crash cannot leave half written, writes that may fail, and reads that cannot hang."""
 
 from __future__ import annotations
 
+import logging
+import math
 import os
+import stat
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
+
+from ado_megatron.errors import UserError
+
+LOG = logging.getLogger(__name__)
 
 
 def atomic_write(path: str | os.PathLike, data: bytes) -> None:
@@ -29,3 +39,57 @@ def atomic_write(path: str | os.PathLike, data: bytes) -> None:
         os.fsync(directory)  # and so is the name
     finally:
         os.close(directory)
+
+
+class BestEffort:
+    """Tries of something that a training must survive without: a line of a log, an event of a board, an old file's end.
+
+        board = BestEffort("TensorBoard's events")
+        board.attempt(lambda: writer.add_scalar("loss", loss, step))
+
+    The first failure of an outage is logged as a warning with the reason; until `wait` seconds have passed nothing
+    is tried, and each further failure doubles the wait up to `longest` seconds. What works again is logged once, too.
+    The caller decides what happens to what was not written. errors: the exceptions that count as a failure; any other
+    is a defect and is raised. clock: seconds that only grow (tests hand in their own).
+    """
+
+    def __init__(
+        self, what: str, *, errors: tuple[type[Exception], ...] = (OSError,), wait: float = 1.0, longest: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):  # fmt: skip
+        self.failures = 0  # of the outage that lasts; 0 when the last try went well
+        self._what, self._errors, self._clock = what, errors, clock
+        self._wait, self._longest, self._next = wait, longest, -math.inf
+
+    def attempt(self, action: Callable[[], object], *, now: bool = False) -> bool:
+        """True if `action` was called and did not fail. now: call it although the wait is not over (a last try)."""
+        if not now and self._clock() < self._next:
+            return False
+        try:
+            action()
+        except self._errors as error:
+            if self.failures == 0:
+                LOG.warning("%s cannot be written, the training goes on: %s", self._what, error)
+            self._next = self._clock() + min(self._wait * 2.0 ** min(self.failures, 60), self._longest)
+            self.failures += 1
+            return False
+        if self.failures:
+            LOG.warning("%s can be written again, after %d failed tries", self._what, self.failures)
+        self.failures, self._next = 0, -math.inf
+        return True
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """`path` opened for reading, if it is a regular file: a pipe or a device could be read for ever.
+
+    Raises UserError, naming what it is instead, and OSError where it cannot be opened.
+    """
+    # Without O_NONBLOCK, opening a pipe that nobody writes to waits; on a regular file the flag does nothing.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device"}
+    kind = kinds.get(stat.S_IFMT(mode), "something else")
+    raise UserError(f"{path} is {kind}, not a regular file; it is not read: remove it or give another path")
