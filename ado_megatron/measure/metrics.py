@@ -1,21 +1,31 @@
-"""metrics.jsonl: one JSON object a line, a header first, then steps, fits, validations and progress.
+"""metrics.jsonl: one JSON object a line; a header first, then what the run measured, in the order of the steps.
 
-Legend: K domains, C columns. Every reader goes through `read_metrics`.
+    {"type": "run", "version": 1, "domains": …, …}          the header: what does not change
+    {"type": "step", "step": 10, "counts_K": …, …}          a logging interval; `step`: steps done when it was written
+    {"type": "fit" | "validation" | "test" | "progress", "step": …, …}
+    {"type": "gap", "step": 40, "from_step": 20, "records": 3}   so many records could not be written and are lost
+
+Whoever reads such a file goes through `read_metrics`; it is written by metrics_writer.py alone.
+
+Legend: K domains.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ado_megatron.errors import UserError
-from ado_megatron.files import atomic_write
+from ado_megatron.files import open_regular
+from ado_megatron.measure.record import MOST, Record
 
 VERSION = 1
+LONGEST_LINE = 64 << 20  # bytes; a header of 32,767 datasets has a tenth
 
 
 def jsonable(value: Any) -> Any:
@@ -33,70 +43,71 @@ def jsonable(value: Any) -> Any:
     return value
 
 
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """All records of a metrics.jsonl, in order; a last line that a killed run left half-written is ignored.
+def read_metrics(path: str | Path) -> list[Record]:
+    """All records of a metrics.jsonl, the header first; a last line that a killed run left half-written is ignored.
 
-    Raises UserError, naming the line, for one before it that is no record.
+    Raises UserError, naming the line, for one that is no record, and for a file that does not begin with a header of
+    this version. What a record holds is checked when it is asked for (Record).
     """
     records = []
-    lines = Path(path).read_text(errors="replace").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            record["type"]  # what every record has
-        except (ValueError, TypeError, KeyError):
-            if number == len(lines):
-                break
-            raise UserError(f"line {number} of {path} is not a record of metrics.jsonl") from None
-        records.append(record)
+    for number, line in _lines(path):
+        values = _parsed(line)
+        if values is None:
+            if not line.endswith(b"\n"):
+                break  # the last line, half-written
+            raise UserError(
+                f"line {number} of {path} is not a record of metrics.jsonl; remove the line, or resume the run, which "
+                "keeps the lines that can be read"
+            )
+        records.append(Record(values, path, number))
+    if not records or records[0]["type"] != "run":
+        raise UserError(f"{path} does not begin with the line that describes its run; is it a run's metrics.jsonl?")
+    version = records[0].get("version")
+    if version != VERSION or isinstance(version, bool):
+        raise UserError(f"{path} is of version {version!r}; this ado_megatron reads version {VERSION}")
     return records
 
 
-class MetricsWriter:
-    """Appends to one metrics.jsonl. Rank zero only."""
+def readable_records(path: str | Path) -> tuple[list[Record], list[int]]:
+    """(records, line numbers of what is none): what can be saved of a damaged file, without its headers.
 
-    def __init__(self, path: str | Path, header: dict[str, Any]):
-        self.path = Path(path)
-        self._header = {"type": "run", "version": VERSION} | header
-
-    def start(self, step: int) -> None:
-        """Begin, or go on after `step` steps: what a killed run wrote past them is removed."""
-        lines = [json.dumps(jsonable(self._header))]
-        if step > 0 and self.path.exists():
-            lines += [json.dumps(r) for r in read_metrics(self.path) if r["type"] != "run" and r["step"] <= step]
-        atomic_write(self.path, ("\n".join(lines) + "\n").encode())
-
-    def write(self, kind: str, step: int, **values: Any) -> None:
-        """Append one object; `step` counts the steps done when it was made."""
-        with open(self.path, "a") as file:
-            file.write(json.dumps(jsonable({"type": kind, "step": step} | values)) + "\n")
+    A half-written last line is not counted as damage. Raises UserError for a file that cannot be read at all.
+    """
+    records, damaged = [], []
+    for number, line in _lines(path):
+        values = _parsed(line)
+        if values is not None:
+            records.append(Record(values, path, number))
+        elif line.endswith(b"\n"):
+            damaged.append(number)
+    return [record for record in records if record["type"] != "run"], damaged
 
 
-class StepGroups:
-    """Collects measured steps into the objects of logging intervals: sums over the steps since the last object."""
+def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line with its end) of a regular file."""
+    try:
+        with open_regular(path) as file:
+            number = 0
+            while line := file.readline(LONGEST_LINE + 1):
+                number += 1
+                if len(line) > LONGEST_LINE:
+                    raise UserError(f"line {number} of {path} is longer than {LONGEST_LINE >> 20} MiB: no record is")
+                yield number, line
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a metrics.jsonl") from error
 
-    def __init__(self, num_domains: int, log_interval: int):
-        self._num_domains, self._interval = num_domains, log_interval
-        self._clear()
 
-    def _clear(self) -> None:
-        self._steps = 0
-        self._sums_Kx2 = np.zeros((self._num_domains, 2))
-        self._counts_K = np.zeros(self._num_domains, dtype=np.int64)
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The object of a line, or None: it has a type and, but for a header, a step."""
+    try:
+        values = json.loads(line.decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, or lists in lists in lists
+        return None
+    if not isinstance(values, dict) or not isinstance(values.get("type"), str):
+        return None
+    step = 0 if values["type"] == "run" else values.get("step")
+    return values if type(step) is int and 0 <= step <= MOST else None
 
-    def add(self, step: int, samples_K: np.ndarray, sums_Kx2: np.ndarray) -> dict[str, Any] | None:
-        """Add a 0-based step; returns the object's values when it ends a logging interval, else None."""
-        self._steps += 1
-        self._sums_Kx2 += sums_Kx2
-        self._counts_K += samples_K
-        return self.flush() if (step + 1) % self._interval == 0 else None
 
-    def flush(self) -> dict[str, Any] | None:
-        """What was collected since the last object, or None when that is nothing."""
-        if self._steps == 0:
-            return None
-        loss_K, tokens_K = self._sums_Kx2.T
-        mean_K = np.divide(loss_K, tokens_K, out=np.full(self._num_domains, np.nan), where=tokens_K > 0)
-        values = {"steps": self._steps, "counts_K": self._counts_K, "tokens_K": tokens_K, "loss_K": mean_K}
-        self._clear()
-        return values
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

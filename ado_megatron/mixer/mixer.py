@@ -284,6 +284,7 @@ class Mixer:
         self._reduce()
         if self.world.is_zero:
             self._on_zero().recorder.flush(self._step, self._consumed)
+            self._on_zero().recorder.metrics.close()
             self._on_zero().cancel_fits()
         if self.draw_log is not None:
             self.draw_log.close()
