@@ -10,10 +10,12 @@ there), `ado/metrics.jsonl`, and one draw log a rank for `ado-megatron audit`.
     meter.py           sums of losses on the device, without waiting for it
     metrics.py         the form of metrics.jsonl and its one reader;   record.py: a line, its values checked
     metrics_writer.py  its one writer, which no full disk can stop
-    draw_log.py        what each rank drew and computed a loss on
+    draw_log.py        what each rank drew and computed a loss on;   draw_file.py: reads it
+    draw_check.py      what the draws of a run must satisfy
 """
 
-from ado_megatron.measure.draw_log import DrawFile, DrawLog
+from ado_megatron.measure.draw_file import DrawFile
+from ado_megatron.measure.draw_log import DrawLog
 from ado_megatron.measure.metrics import read_metrics
 from ado_megatron.measure.metrics_writer import MetricsWriter, StepGroups
 from ado_megatron.measure.record import Record

@@ -13,7 +13,6 @@ Legend: K domains, C datasets (one per prefix), S rows, T steps.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from ado_megatron.blend.domains import Domains
 from ado_megatron.blend.epoch_caps import caps_from_config
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
-from ado_megatron.measure.draw_log import DrawLog
+from ado_megatron.measure.draw_log import DrawLog, next_attempt
 from ado_megatron.measure.meter import DomainMeter
 from ado_megatron.mixer.loader import LoaderSettings, check_shared_memory
 from ado_megatron.mixer.owner_lock import OwnerLock
@@ -145,12 +144,12 @@ class Mixer:
         return self._on_zero().begin_at(self._consumed, start_C, self.refits) if self._consumed else None
 
     def _open_draw_log(self, step: int, consumed_samples: int) -> None:
-        attempt = self.world.broadcast(time.time_ns())
+        attempt = self.world.from_zero(lambda: next_attempt(self.directory / "audit"))
         place = {} if self.loader.dp_rank is None else {"dp_rank": self.loader.dp_rank}
         self.draw_log = DrawLog(
             self.directory / "audit", self.world.rank, attempt=attempt, step=step, seed=self.config.seed,
             lengths_C=self.schedule.length_C, start_C=self.schedule.cumulative(consumed_samples),
-            world_size=self.world.size, **place,
+            stream_id_C=self.schedule.stream_id_C, first_sample=consumed_samples, world_size=self.world.size, **place,
         )  # fmt: skip
 
     def _facts(self) -> dict[str, Any]:
