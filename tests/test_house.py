@@ -19,7 +19,7 @@ FLOORS = [
     ["stream", "policy", "scaling_law", "blend"],
     ["profiles"],
     ["option_fields"],
-    ["files", "errors"],
+    ["files", "npz", "tables", "errors"],
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -38,6 +38,8 @@ FOREIGN = {
     "tqdm": {"prepare", "trainer"},
     "sentencepiece": {"prepare/tokenizer", "trainer"},
     "tokenizers": {"prepare/tokenizer", "trainer"},
+    "rich": {"tables"},
+    "jinja2": {"report/html"},
     "zstandard": {"prepare/documents"},
     "yaml": {"blend/domains"},
     "typing_extensions": {"hosts"},

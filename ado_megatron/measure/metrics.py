@@ -71,16 +71,30 @@ def read_metrics(path: str | Path) -> list[Record]:
 def readable_records(path: str | Path) -> tuple[list[Record], list[int]]:
     """(records, line numbers of what is none): what can be saved of a damaged file, without its headers.
 
-    A half-written last line is not counted as damage. Raises UserError for a file that cannot be read at all.
+    In the place of damaged lines stands a record of type gap. A half-written last line is not counted as damage.
+    Raises UserError for a file that cannot be read at all.
     """
-    records, damaged = [], []
+    records: list[Record] = []
+    damaged: list[int] = []
+    step = lost = 0
     for number, line in _lines(path):
         values = _parsed(line)
-        if values is not None:
+        if values is None:
+            if line.endswith(b"\n"):
+                damaged.append(number)
+                lost += 1
+        elif values["type"] != "run":
+            if lost:
+                records.append(Record(_gap(step, values["step"], lost), path, number - 1))
             records.append(Record(values, path, number))
-        elif line.endswith(b"\n"):
-            damaged.append(number)
-    return [record for record in records if record["type"] != "run"], damaged
+            step, lost = values["step"], 0
+    if lost:
+        records.append(Record(_gap(step, step, lost), path, damaged[-1]))
+    return records, damaged
+
+
+def _gap(from_step: int, step: int, records: int) -> dict[str, Any]:
+    return {"type": "gap", "step": step, "from_step": from_step, "records": records}
 
 
 def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:

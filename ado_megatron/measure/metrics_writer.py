@@ -77,7 +77,8 @@ class MetricsWriter:
             where = f"it is kept as {aside.name}"
         except OSError as error:
             where = f"it could not be kept ({error.strerror})"
-        sentence = f"{self.path} has {what}; {where}, the run goes on with its {len(kept)} readable records"
+        readable = sum(record["type"] != "gap" for record in kept)
+        sentence = f"{self.path} has {what}; {where}, the run goes on with its {readable} readable records"
         LOG.warning("%s", sentence)
         return kept, sentence
 

@@ -10,13 +10,13 @@ import hashlib
 import io
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ado_megatron.errors import SidecarError
-from ado_megatron.files import atomic_write
+from ado_megatron.errors import SidecarError, UserError
+from ado_megatron.files import atomic_write, open_regular
+from ado_megatron.npz import read_npz
 
 MAGIC = b"ado-megatron sidecar\n"
 VERSION = 1
@@ -50,7 +50,10 @@ def read_sidecar(path: str | os.PathLike, token: str | None = None) -> tuple[dic
     token: what `write_sidecar` returned, as the checkpoint beside keeps it (None: it keeps none).
     """
     try:
-        data = Path(path).read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
+    except UserError as error:
+        raise SidecarError(str(error)) from error
     except OSError as error:
         raise SidecarError(f"the sidecar {path} cannot be read ({error.strerror}); give the path of one") from error
     if not data.startswith(MAGIC):
@@ -59,8 +62,10 @@ def read_sidecar(path: str | os.PathLike, token: str | None = None) -> tuple[dic
         end = data.index(b"\n", len(MAGIC))
         header = json.loads(data[len(MAGIC) : end])
         version, size, digest, meta_json = (header[k] for k in ("version", "payload_bytes", "sha256", "meta"))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SidecarError(f"the header of the sidecar {path} is damaged; use an older one") from error
+    if [type(value) for value in (version, size, digest, meta_json)] != [int, int, str, str]:
+        raise SidecarError(f"the header of the sidecar {path} is damaged; use an older one")
     if version != VERSION:
         raise SidecarError(
             f"the sidecar {path} has format {version}, this version of ado_megatron reads format {VERSION}; "
@@ -76,8 +81,14 @@ def read_sidecar(path: str | os.PathLike, token: str | None = None) -> tuple[dic
             f"the sidecar {path} was not written with this checkpoint (it is {digest[:TOKEN_CHARS]}, the checkpoint "
             f"names {token}); another run wrote here, or a file was copied: use the sidecar that belongs to it"
         )
-    with np.load(io.BytesIO(payload), allow_pickle=False) as npz:
-        return json.loads(meta_json), {name: npz[name] for name in npz.files}
+    try:
+        meta = json.loads(meta_json)
+        arrays = read_npz(io.BytesIO(payload))
+    except (ValueError, RecursionError) as error:
+        raise SidecarError(f"the content of the sidecar {path} is damaged ({error}); use an older one") from error
+    if not isinstance(meta, dict):
+        raise SidecarError(f"the content of the sidecar {path} is damaged (no object of metadata); use an older one")
+    return meta, arrays
 
 
 def nest(prefix: str, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -91,4 +102,4 @@ def unnest(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _digest(meta_json: str, payload: bytes) -> str:
-    return hashlib.sha256(meta_json.encode() + b"\n" + payload).hexdigest()
+    return hashlib.sha256(meta_json.encode(errors="surrogatepass") + b"\n" + payload).hexdigest()

@@ -2,6 +2,7 @@
 
 Legend: K domains.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -10,7 +11,6 @@ from ado_megatron.blend.epoch_caps import forecast
 from ado_megatron.errors import UserError
 from ado_megatron.option_fields import names
 from ado_megatron.report.data import Run
-from ado_megatron.scaling_law.laws import Laws
 
 
 def law_text(run: Run, k: int) -> str:
@@ -37,7 +37,7 @@ def law_note(run: Run, k: int) -> str:
 
 def forecast_K(run: Run) -> np.ndarray:
     """What the law in force says the loss will be when n is twice what it is; nan without a law."""
-    return Laws.given(run.laws().law_Kx3).loss(2.0 * run.n_SxK[-1])
+    return run.laws().loss(2.0 * run.n_SxK[-1])
 
 
 def supply_columns(run: Run) -> list[tuple[str, list[str]]]:
@@ -94,13 +94,13 @@ CAUTION = (
 LEFT = {"domain", "law ε + β·n^−α", "last fit"}
 
 
-def text_table(table: list[tuple[str, list[str]]]) -> str:
-    widths = [max(map(len, (heading, *cells))) for heading, cells in table]
-    rows = [[heading for heading, _ in table], *zip(*(cells for _, cells in table), strict=True)]
-    align = ["<" if heading in LEFT else ">" for heading, _ in table]
-    return "\n".join(
-        "  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, align, widths, strict=True)).rstrip() for row in rows
-    )
+def gap_lines(run: Run) -> list[str]:
+    """What the run's file lacks, a line a gap; the sums of the table do not hold it."""
+    return [
+        f"{gap.records:,} record{'s' * (gap.records != 1)} of steps {gap.from_step:,} to {gap.step:,} could not be "
+        "written or read; tokens, n and losses leave them out"
+        for gap in run.gaps
+    ]
 
 
 def comparable(run: Run, other: Run) -> None:

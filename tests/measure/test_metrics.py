@@ -66,8 +66,10 @@ def test_what_cannot_be_read_at_all_is_a_sentence(tmp_path):
 
 def test_what_can_be_read_of_a_damaged_file(tmp_path):
     records, damaged = readable_records(written(tmp_path, HEADER + "{oops\n" + STEP + "\n" + STEP.rstrip()))
-    assert [record["step"] for record in records] == [3, 3] and damaged == [2, 4]
-    assert readable_records(written(tmp_path, HEADER + STEP + "{oops")) == (records[:1], [])
+    gaps = [{"type": "gap", "step": 3, "from_step": first, "records": 1} for first in (0, 3)]
+    assert records == [gaps[0], records[1], gaps[1], records[1]] and damaged == [2, 4]
+    assert readable_records(written(tmp_path, HEADER + STEP + "{oops")) == (records[1:2], [])
+    assert readable_records(written(tmp_path, HEADER + STEP + "{}\n{}\n"))[0][1] == gaps[1] | {"records": 2}
 
 
 @pytest.mark.parametrize(

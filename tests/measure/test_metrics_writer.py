@@ -177,7 +177,8 @@ def test_a_damaged_file_is_set_aside_its_readable_records_go_on(tmp_path, caplog
     assert (tmp_path / "metrics.jsonl.damaged-2").read_text() == damaged
     assert (tmp_path / "metrics.jsonl.damaged-1").read_text() == "an older one"
     writer.write("step", 30)
-    assert read_back(writer) == [("run", None), ("step", 10), ("fit", 20), ("step", 30)]
+    assert read_back(writer) == [("run", None), ("step", 10), ("gap", 20), ("fit", 20), ("step", 30)]
+    assert read_metrics(writer.path)[2] == {"type": "gap", "step": 20, "from_step": 10, "records": 2}
 
 
 def test_a_pipe_in_the_place_of_the_file_is_set_aside(tmp_path):
