@@ -32,7 +32,7 @@ DEEPSPEED_WRONG = {
 }
 TORCH = ((2, 11), (2, 14))  # tried: at least, below
 MEGATRON_CORE = "0.16.1"
-NEEDED = ("numpy", "scipy", "sentencepiece", "tqdm")
+NEEDED = ("numpy", "scipy", "sentencepiece", "tqdm", "rich", "jinja2")
 OPTIONAL = {
     "matplotlib": "the pictures of `report`",
     "tensorboard": "TensorBoard logs",

@@ -1,21 +1,15 @@
-"""Files that a crash cannot leave half written, writes that may fail, reads that cannot hang or be fooled."""
+"""Files that a crash cannot leave half written, writes that may fail, reads that cannot hang."""
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import os
 import stat
-import struct
 import time
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
-
-import numpy as np
 
 from ado_megatron.errors import UserError
 
@@ -99,35 +93,3 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device"}
     kind = kinds.get(stat.S_IFMT(mode), "something else")
     raise UserError(f"{path} is {kind}, not a regular file; it is not read: remove it or give another path")
-
-
-def load_npz(file: str | Path | BinaryIO, most_bytes: int = 1 << 34) -> dict[str, np.ndarray]:
-    """The arrays of an .npz. Nothing is allocated that the file does not hold, and nothing in it can run code.
-
-    Raises OSError if it cannot be read, and ValueError, saying what is wrong, for one that is damaged or whose arrays
-    would take more than `most_bytes`.
-    """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            if sum(member.file_size for member in members) > most_bytes:
-                raise ValueError(f"its arrays would take more than {most_bytes:,} bytes")
-            return {member.filename.removesuffix(".npy"): _load_npy(archive, member) for member in members}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
-        raise ValueError(f"it is damaged ({error})") from error
-
-
-def _load_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """One array, whose header must fit its bytes."""
-    data = archive.read(member)
-    stream = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read_header(stream)
-    except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as error:
-        raise ValueError(f"the header of {member.filename} is damaged") from error
-    if dtype.hasobject or dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
-        raise ValueError(f"the header of {member.filename} does not fit its {len(data)} bytes")
-    array = np.frombuffer(data, dtype, offset=stream.tell())
-    return array.reshape(shape, order="F" if fortran_order else "C").copy()

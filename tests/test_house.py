@@ -19,7 +19,7 @@ FLOORS = [
     ["stream", "policy", "scaling_law", "blend"],
     ["profiles"],
     ["option_fields"],
-    ["files", "errors", "processes"],
+    ["files", "npz", "tables", "errors", "processes"],
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -39,11 +39,11 @@ FOREIGN = {
     "sentencepiece": {"prepare/tokenizer", "trainer"},
     "tokenizers": {"prepare/tokenizer", "trainer"},
     "numba": {"stream/row_kernel"},
+    "rich": {"tables", "simulate/command"},
+    "jinja2": {"report/html"},
     "zstandard": {"prepare/documents"},
     "yaml": {"policy/target", "blend/domains", "scaling_law/transfer_option"},
     "orjson": {"measure/metrics"},
-    "rich": {"report", "simulate/command"},
-    "jinja2": {"report"},
     "typing_extensions": {"hosts"},
 }
 

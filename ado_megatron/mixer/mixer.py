@@ -149,9 +149,8 @@ class Mixer:
         place = {} if self.loader.dp_rank is None else {"dp_rank": self.loader.dp_rank}
         self.draw_log = DrawLog(
             self.directory / "audit", self.world.rank, attempt=attempt, step=step, seed=self.config.seed,
-            lengths_C=self.schedule.length_C, stream_id_C=self.schedule.stream_id_C,
-            start_C=self.schedule.cumulative(consumed_samples),
-            world_size=self.world.size, **place,
+            lengths_C=self.schedule.length_C, start_C=self.schedule.cumulative(consumed_samples),
+            stream_id_C=self.schedule.stream_id_C, first_sample=consumed_samples, world_size=self.world.size, **place,
         )  # fmt: skip
 
     def _facts(self) -> dict[str, Any]:
@@ -285,6 +284,7 @@ class Mixer:
         self._reduce()
         if self.world.is_zero:
             self._on_zero().recorder.flush(self._step, self._consumed)
+            self._on_zero().recorder.metrics.close()
             self._on_zero().cancel_fits()
         if self.draw_log is not None:
             self.draw_log.close()

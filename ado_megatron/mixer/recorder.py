@@ -12,7 +12,7 @@ import numpy as np
 
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
-from ado_megatron.measure.metrics import MetricsWriter, StepGroups
+from ado_megatron.measure.metrics_writer import MetricsWriter, StepGroups
 from ado_megatron.mixer.planner import Planner
 from ado_megatron.scaling_law.fit_process import FitOutcome
 from ado_megatron.scaling_law.history import LossHistory

@@ -1,8 +1,14 @@
-"""`ado-megatron replay TRACE`: a recorded run comes in; the laws and weights that a policy answers with go out.
+"""`ado-megatron replay TRACE`: what a policy would have answered to a recorded run, without training.
 
-    result = replay(read_trace("trace.npz"), AdoConfig(profile="released"))   # command.py
+In: an .npz trace, or the metrics.jsonl of a run. Out: the weights after every step and the laws of every refit, as
+arrays, a picture, or a fixed mixture for --data-path.
 
-    command.py  the replay itself and its command line
-    trace.py    an .npz trace or a run's metrics.jsonl as arrays, checked
-    plot.py     the picture
+    result = replay(read_trace("runs/first"), AdoConfig(start_step=100))
+    result.weights_TxK[-1]                   # the weights in force after the last step
+
+    trace.py    what was recorded, checked;   command.py: the replay and its command line;   plot.py: its picture
 """
+
+from ado_megatron.replay.trace import Trace, read_trace
+
+__all__ = ["Trace", "read_trace"]

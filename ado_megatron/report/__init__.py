@@ -1,12 +1,19 @@
-"""`ado-megatron report RUN`: a run's metrics.jsonl comes in; a table, a picture and one HTML page go out.
+"""`ado-megatron report RUN`: what a run did, for people.
 
-    run = read_run("runs/first")            # data.py
-    print(text_table(columns(run)))         # table.py
-    save_page(run, None, Path("page.html")) # html.py, from templates/
+In: a run directory's `ado/metrics.jsonl`, and a second one to compare with. Out: a table on the terminal, report.png,
+and report.html, one page that needs nothing else.
 
-    command.py  the command line
-    data.py     metrics.jsonl as arrays, checked
-    table.py    the words and numbers, and what two runs can be said to differ in
-    figures.py  the pictures
-    html.py     the page
+    run = read_run("runs/first")
+    print(text_table(columns(run)))          # ado_megatron.tables
+
+    read.py     metrics.jsonl to arrays, each value checked
+    data.py     the arrays, and what follows from them
+    table.py    words and numbers: the table of the domains, what two runs differ in
+    figures.py  the pictures;   html.py: the page, from templates/
 """
+
+from ado_megatron.report.data import Run
+from ado_megatron.report.read import read_run
+from ado_megatron.report.table import columns
+
+__all__ = ["Run", "columns", "read_run"]

@@ -2,6 +2,7 @@
 
 Legend: K domains, S logging intervals, R refits.
 """
+
 from __future__ import annotations
 
 import io
@@ -33,7 +34,7 @@ percent = FuncFormatter(lambda value, _: f"{100 * value:g} %")
 plain = FuncFormatter(lambda value, _: f"{value:g}")
 
 
-def colors(num: int) -> list:
+def colors(num: int) -> list[tuple[float, ...]]:
     """One colour a domain: nine distinct ones, then around the wheel. Grey is the other run's."""
     if num <= 9:
         return [color for k, color in enumerate(matplotlib.colormaps["tab10"](range(10))) if k != 7][:num]
@@ -101,7 +102,7 @@ def draw_domain(axes: Axes, run: Run, k: int, other: Run | None, *, detail: bool
         axes.plot(other.step_S, other.loss_SxK[:, k], ".", color=GREY, markersize=2.5, alpha=0.6)
         losses.append(other.loss_SxK[:, k])
     axes.plot(run.step_S, run.loss_SxK[:, k], ".", color=color, markersize=3.5, alpha=0.75)
-    law_SxK = Laws.given(run.laws().law_Kx3).loss(run.n_SxK)
+    law_SxK = run.laws().loss(run.law_n_SxK)
     if np.isfinite(law_SxK[:, k]).any():
         used = run.step_S > run.config.ignore_steps
         axes.plot(run.step_S[used], law_SxK[used, k], color="#1a1a1a", linewidth=1.3)
@@ -154,7 +155,10 @@ def figure_speed(run: Run) -> Figure | None:
     if not fits:
         return None
     at = np.clip(np.searchsorted(run.step_S, [fit.step for fit in fits]), 0, len(run.step_S) - 1)
-    speed_RxK = np.array([Laws.given(fit.law_Kx3).speed(run.n_SxK[s]) for fit, s in zip(fits, at, strict=True)])
+    speed_RxK = np.array([
+        Laws.given(fit.law_Kx3, fit.transfer_K).speed(run.n_SxK(fit.law_Kx3, fit.transfer_K)[s])
+        for fit, s in zip(fits, at, strict=True)
+    ])  # fmt: skip
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     axes = figure.subplots()
     for k in by_weight(run):
@@ -190,6 +194,7 @@ def figure_credit(run: Run) -> Figure | None:
 
 
 def figure_weights(run: Run, other: Run | None) -> Figure:
+    """Prior, mean and weights now, a row a domain; beside them what the other run drew."""
     figure = Figure(figsize=(12, 1.4 + 0.28 * len(run.names_K)), layout="constrained")
     draw_weights(figure.subplots(), run, other)
     return figure

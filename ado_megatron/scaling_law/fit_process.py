@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ado_megatron.files import load_npz
+from ado_megatron.npz import read_npz
 from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.scaling_law.options import LawOptions
 from ado_megatron.scaling_law.smoothing import fit_history
@@ -99,7 +99,7 @@ class Fit:
                 with open(self._directory / _RESULT, "rb") as file, np.load(file, allow_pickle=False) as npz:
                     laws = Laws.from_arrays({name: npz[name] for name in npz.files})
                 if (self._directory / MORE_RESULT).exists():
-                    more = load_npz(self._directory / MORE_RESULT)
+                    more = read_npz(self._directory / MORE_RESULT)
             except Exception as error:  # a file that is gone, cut or altered fails in many ways
                 reason = f"its laws cannot be read: {_words(error)}"
         self.cancel()

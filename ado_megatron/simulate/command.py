@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arms = list(dict.fromkeys(filter(None, (name.strip() for name in options.arms.split(",")))))
     if not arms or options.seeds < 1:
         raise UserError("simulate needs at least one arm in --arms and one seed in --seeds")
-    draw = None
+    draw: Callable[..., None] | None = None
     if not options.no_plot:
         try:
-            from ado_megatron.simulate.figure import draw  # only a picture needs matplotlib
+            draw = importlib.import_module("ado_megatron.simulate.figure").draw  # only a picture needs matplotlib
         except ImportError as error:
             raise UserError("the picture needs matplotlib: pip install 'ado-megatron[report]', or --no-plot") from error
     result = compare(setting, arms, config, options.seeds, _progress)

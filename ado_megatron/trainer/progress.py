@@ -35,10 +35,10 @@ class Progress:
             total=options.steps, initial=first_step, unit="step", desc="train", file=_Terminal(sys.stderr),
             dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10.0, disable=not options.progress,
         )  # fmt: skip
-        self._try_board = BestEffort("TensorBoard's events cannot be written")
+        self._try_board = BestEffort("TensorBoard's events", errors=(OSError, ValueError))
         self._board: Any = None
         if options.tensorboard:
-            self._try_board(lambda: self._open_board(Path(options.run_dir) / "tensorboard", first_step))
+            self._try_board.attempt(lambda: self._open_board(Path(options.run_dir) / "tensorboard", first_step))
         self._since: tuple[float, int | None] = (time.monotonic(), None)
 
     def _open_board(self, folder: Path, first_step: int) -> None:
@@ -92,14 +92,14 @@ class Progress:
             for tag, value in scalars.items():
                 board.add_scalar(tag, value, step)
 
-        if not self._try_board(add):  # its writer does not recover from a failed write
+        if not self._try_board.attempt(add):  # its writer does not recover from a failed write
             self._board = None
 
     def close(self) -> None:
         """Close the bar and the events."""
         self._bar.close()
         if self._board is not None:
-            self._try_board(self._board.close)
+            self._try_board.attempt(self._board.close)
 
 
 class _Terminal:
