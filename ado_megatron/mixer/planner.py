@@ -17,6 +17,7 @@ from ado_megatron.config import AdoConfig
 from ado_megatron.mixer.resume import Saved
 from ado_megatron.mixer.sidecar import unnest
 from ado_megatron.policy import PolicyContext, make_policy
+from ado_megatron.policy.registry import WITHOUT_LAWS
 from ado_megatron.policy.state import PolicyState
 from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.stream.row_layout import RowLayout, kernels
@@ -63,10 +64,10 @@ _Remember = Callable[[PolicyState, PolicyState, int], None]
 class _Rows:
     """The rows of one call of `plan`, and what they leave: counts_SxC (int32), credit_C, laid_out_C."""
 
-    def __init__(self, domains: Domains, block_size: int, caps_C: np.ndarray | None, at: _Point, num_rows: int, kernel):
+    def __init__(self, domains: Domains, block_size: int, caps_C: np.ndarray | None, at: _Point, num_rows: int):
         columns = len(domains.prefixes_C)
         self._domains, self._block_size, self._caps_C = domains, block_size, caps_C
-        self._layout = RowLayout(columns, at.credit_C, kernel)
+        self._layout = RowLayout(columns, at.credit_C, kernels)
         self._filled, self._grouped = 0, not np.array_equal(domains.domain_of_C, np.arange(len(domains.names_K)))
         self.counts_SxC = np.empty((num_rows, columns), dtype=np.int32)
         self.laid_out_C = at.laid_out_C.copy()
@@ -143,6 +144,8 @@ class Planner:
 
         Raises UserError where the caps leave too few samples for a block.
         """
+        if self.config.policy not in WITHOUT_LAWS:
+            kernels()  # loaded now, in the first call, not when the first laws are in force and the training waits
         self._at = dataclasses.replace(self._at, laws=self.laws)
         self._begins.append(self._at)
         rows_SxC, self._at = self._lay_out(self._at, num_rows, self._remember)
@@ -159,7 +162,7 @@ class Planner:
         """The next rows from a point on, counts_SxC, and the point after them. Changes nothing but what `remember`
         does: it is told of every stretch of rows with the same weights."""
         state, last_K, laws = at.state, at.last_K, at.laws
-        rows = _Rows(self.domains, self.block_size, self.caps_C, at, num_rows, kernels())
+        rows = _Rows(self.domains, self.block_size, self.caps_C, at, num_rows)
         if self.config.shadow:  # the policy decides nothing: all rows are known before its first step
             rows.lay_out(num_rows, self.domains.prior_K)
         row, own = 0, at.block == 0

@@ -138,7 +138,7 @@ class SharedTable:
         """What `read` returns, or None where the row is not, or not wholly, there yet."""
         end = self._try_slot(block, block)
         start = None if end is None else self._try_slot(block - 1, block)
-        if start is None:
+        if end is None or start is None:
             return None
         return (end[0] - start[0]).astype(np.int32), start[0], end[1]
 
