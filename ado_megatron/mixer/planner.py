@@ -19,6 +19,7 @@ from ado_megatron.mixer.resume import Saved
 from ado_megatron.mixer.rows import Rows
 from ado_megatron.mixer.sidecar import unnest
 from ado_megatron.policy import PolicyContext, make_policy
+from ado_megatron.policy.registry import WITHOUT_LAWS
 from ado_megatron.policy.state import PolicyState
 from ado_megatron.policy.target import resolve_target
 from ado_megatron.scaling_law.laws import Laws
@@ -72,6 +73,8 @@ class Planner:
 
         Raises UserError where the caps leave too few samples for a block.
         """
+        if self.config.policy not in WITHOUT_LAWS:
+            kernels()  # loaded now, in the first call, not when the first laws are in force and the training waits
         self._at = dataclasses.replace(self._at, laws=self.laws)
         self._begins.append(self._at)
         rows_SxC, self._at = self._lay_out(self._at, num_rows, self._remember)
@@ -139,7 +142,7 @@ class Planner:
         """The next rows from a point on, counts_SxC, and the point after them. Changes nothing but what `remember`
         does: it is told of every stretch of rows with the same weights."""
         state, last_K, laws = at.state, at.last_K, at.laws
-        rows = Rows(self.domains, self.block_size, self.caps_C, at, num_rows, kernels())
+        rows = Rows(self.domains, self.block_size, self.caps_C, at, num_rows)
         if self.config.shadow:  # the policy decides nothing: all rows are known before its first step
             rows.lay_out(num_rows, self.domains.prior_K)
         row, own = 0, at.block == 0

@@ -5,25 +5,22 @@ Legend: K domains, C datasets (one per prefix), S rows.
 
 from __future__ import annotations
 
-import types
-
 import numpy as np
 
 from ado_megatron.blend.domains import Domains
 from ado_megatron.mixer.plan_point import PlanPoint
-from ado_megatron.stream.row_layout import RowLayout
+from ado_megatron.stream.row_layout import RowLayout, kernels
 
 
 class Rows:
     """The rows of one call of `plan`, and what they leave: counts_SxC (int32), credit_C, laid_out_C."""
 
     def __init__(
-        self, domains: Domains, block_size: int, caps_C: np.ndarray | None, at: PlanPoint, num_rows: int,
-        kernel: types.ModuleType | None,
+        self, domains: Domains, block_size: int, caps_C: np.ndarray | None, at: PlanPoint, num_rows: int
     ):  # fmt: skip
         columns = len(domains.prefixes_C)
         self._domains, self._block_size, self._caps_C = domains, block_size, caps_C
-        self._layout = RowLayout(columns, at.credit_C, kernel)
+        self._layout = RowLayout(columns, at.credit_C, kernels)
         self._filled, self._grouped = 0, not np.array_equal(domains.domain_of_C, np.arange(len(domains.names_K)))
         self.counts_SxC = np.empty((num_rows, columns), dtype=np.int32)
         self.laid_out_C = at.laid_out_C.copy()
