@@ -1,10 +1,12 @@
 """The command line that takes the place of a script's: what it cannot do it says, and off it does nothing."""
 
+import subprocess
 import sys
 
 import pytest
 
 from ado_megatron.run import main
+from tests.kit.host_runs import ROOT
 
 
 def test_a_missing_script_is_one_sentence_and_exit_code_two(capsys):
@@ -24,3 +26,8 @@ def test_off_runs_the_script_as_its_authors_wrote_it(tmp_path, monkeypatch, caps
     monkeypatch.delenv("ADO_CPU", raising=False)
     main([str(script), "--lr", "1", "--ado-off", "--ado-seed", "3"])
     assert capsys.readouterr().out == "__main__ ['--lr', '1'] neighbour\n"
+
+
+def test_a_mistake_in_the_command_line_does_not_wait_for_torch():
+    look = "import sys; from ado_megatron.hosts import console; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", look], cwd=ROOT).returncode == 0

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping
 from typing import NoReturn
 
-import torch
-
 from ado_megatron.errors import UserError
-from ado_megatron.mixer.world import digest64
 
 MARK = "ado: "
 LOGGED_DOMAINS = 24  # in a log line
+PATIENCE = 2.0  # seconds that rank zero gives the others to say the same
 
 
 def say(text: str) -> None:
     """One line from rank zero, marked as ours once. A stdout that is closed or full does not stop the training."""
-    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+    if not _ranks_are_known() or sys.modules["torch.distributed"].get_rank() == 0:
         with contextlib.suppress(OSError, ValueError):  # ValueError: the file object itself was closed
             print(f"{MARK}{text.removeprefix(MARK)}", flush=True)
 
@@ -47,13 +47,28 @@ def end_with(error: UserError) -> NoReturn:
 
 def _first(sentence: str) -> bool:
     """True on one of the ranks that say this sentence; before the process group exists, on one a node."""
-    if not torch.distributed.is_initialized():
+    if not _ranks_are_known():
         return os.environ.get("LOCAL_RANK", "0") == "0"
+    distributed = sys.modules["torch.distributed"]
+    key = f"ado/said/{hashlib.sha256(sentence.encode()).hexdigest()}"
     try:
-        store = torch.distributed.distributed_c10d._get_default_store()
-        return store.add(f"ado/said/{digest64(sentence)}", 1) == 1
+        store = distributed.distributed_c10d._get_default_store()
+        order = store.add(key, 1)
+        deadline = time.monotonic() + PATIENCE
+        # the store may live in rank zero's process, and the others ask it whether to speak
+        while distributed.get_rank() == 0 and time.monotonic() < deadline:
+            if store.add(key, 0) >= distributed.get_world_size():
+                break
+            time.sleep(0.01)
+        return order == 1
     except Exception:  # noqa: BLE001 - the store went with the rank that held it: better twice than not at all
         return True
+
+
+def _ranks_are_known() -> bool:
+    """True once there is a process group. Does not import torch, which takes seconds, to find that there is none."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
 class _Printer(logging.Handler):

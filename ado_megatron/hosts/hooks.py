@@ -16,6 +16,7 @@ from typing import Any
 
 from ado_megatron.errors import UserError
 from ado_megatron.hosts import console, identity
+from ado_megatron.hosts.boards import Write
 from ado_megatron.hosts.run_facts import RunFacts
 from ado_megatron.hosts.session import Session
 from ado_megatron.hosts.takeover import layout_facts
@@ -29,7 +30,7 @@ class Framework:
     """What the hooks must know of a framework.
 
     exclusions: arguments → (it is so, the sentence) of what is not served. loss_func: (session, the script's loss_func)
-    → the hooked one. write: (scalars, iteration) → TensorBoard and W&B. build: what the framework's own hooks hand from
+    → the hooked one. boards: this rank's TensorBoard and W&B by name. build: what the framework's own hooks hand from
     one to another while its datasets are built.
     """
 
@@ -38,7 +39,7 @@ class Framework:
     exclusions: Callable[[Any], list[tuple[bool, str]]]
     facts: Callable[[], RunFacts]
     loss_func: Callable[[Session, Any], Any]
-    write: Callable[[dict[str, float], int], None]
+    boards: Callable[[], dict[str, Write]]
     build: Any = None
 
 
@@ -193,7 +194,8 @@ def training_log(session: Session, framework: Framework, stock: Any) -> Any:
         if session.mixer is not None and iteration % settings.log_interval == 0:
             session.log_line(settings.consumed_train_samples)
             weights = session.weights(settings.consumed_train_samples)
-            session.to_boards(framework.write, {f"ado/weight/{name}": w for name, w in weights.items()}, iteration)
+            scalars = {f"ado/weight/{name}": weight for name, weight in weights.items()}
+            session.boards.write(framework.boards(), scalars, iteration)
         return result
 
     return training_log
@@ -208,7 +210,7 @@ def evaluate_and_print_results(session: Session, framework: Framework, stock: An
         result = stock(prefix, forward_step_func, data_iterator, model, iteration, *args, **kwargs)
         scalars = session.evaluated(iteration)
         if scalars and kwargs.get("write_to_tensorboard", True):
-            session.to_boards(framework.write, scalars, iteration)
+            session.boards.write(framework.boards(), scalars, iteration)
         return result
 
     return evaluate_and_print_results

@@ -13,6 +13,7 @@ from typing import Any
 
 from ado_megatron.errors import UserError
 from ado_megatron.hosts import exclusions, hooks
+from ado_megatron.hosts.boards import Write
 from ado_megatron.hosts.hooks import Framework, HookPoint, Wrapper
 from ado_megatron.hosts.run_facts import RunFacts
 from ado_megatron.hosts.session import Session
@@ -219,21 +220,29 @@ def _train_step(session: Session, framework: Framework, stock: Any) -> Any:
     return train_step
 
 
-def write(scalars: dict[str, float], iteration: int) -> None:
-    """Scalars into the framework's TensorBoard and W&B, on the rank that has them (the last)."""
+def boards() -> dict[str, Write]:
+    """The framework's TensorBoard and W&B, on the rank that has them (the last)."""
     from megatron.global_vars import get_tensorboard_writer, get_wandb_writer
     from megatron.training import interop_tool_logger
 
-    writer = interop_tool_logger(get_tensorboard_writer(), get_wandb_writer())
-    if writer.is_enabled():
+    writer, wandb = get_tensorboard_writer(), get_wandb_writer()
+
+    def through(logger: Any, scalars: dict[str, float], step: int) -> None:
         for name, value in scalars.items():
-            writer.add_scalar(name, value, iteration)
-        if writer.tb_writer:
-            writer.tb_writer.flush()  # the framework ends without closing it, and what is queued then is lost
+            logger.add_scalar(name, value, step)
+        if logger.tb_writer:
+            logger.tb_writer.flush()  # the framework ends without closing it, and what is queued then is lost
+
+    found: dict[str, Write] = {}
+    if writer:
+        found["TensorBoard"] = functools.partial(through, interop_tool_logger(writer, None))
+    if wandb:
+        found["W&B"] = functools.partial(through, interop_tool_logger(None, wandb))
+    return found
 
 
 PROVIDER = ("build_train_valid_test_datasets_provider",)
-FRAMEWORK = Framework("Megatron-DeepSpeed", get_args, exclusions.megatron_deepspeed, _facts, _loss_func, write)
+FRAMEWORK = Framework("Megatron-DeepSpeed", get_args, exclusions.megatron_deepspeed, _facts, _loss_func, boards)
 HOOK_POINTS = (
     *hooks.alike(TRAINING, CHECKPOINTING),
     HookPoint(TRAINING, "build_train_valid_test_datasets", PROVIDER, _datasets),

@@ -14,6 +14,7 @@ import torch
 
 from ado_megatron.errors import UserError
 from ado_megatron.hosts import exclusions, hooks
+from ado_megatron.hosts.boards import Write
 from ado_megatron.hosts.hooks import Framework, HookPoint, Wrapper
 from ado_megatron.hosts.run_facts import RunFacts
 from ado_megatron.hosts.session import Session
@@ -220,19 +221,21 @@ def _dummy_train_step(session: Session, framework: Framework, stock: Any) -> Any
     return dummy_train_step
 
 
-def write(scalars: dict[str, float], iteration: int) -> None:
-    """Scalars into the framework's TensorBoard and W&B, on the rank that has them (the last)."""
+def boards() -> dict[str, Write]:
+    """The framework's TensorBoard and W&B, on the rank that has them (the last)."""
     from megatron.training.global_vars import get_tensorboard_writer, get_wandb_writer
 
     writer, wandb = get_tensorboard_writer(), get_wandb_writer()
-    if writer is not None:
+
+    def to_tensorboard(scalars: dict[str, float], step: int) -> None:
         for name, value in scalars.items():
-            writer.add_scalar(name, value, iteration)
-    if wandb:
-        wandb.log(scalars, iteration)
+            writer.add_scalar(name, value, step)
+
+    found: dict[str, Write] = {"TensorBoard": to_tensorboard} if writer is not None else {}
+    return found | ({"W&B": wandb.log} if wandb else {})
 
 
-FRAMEWORK = Framework("Megatron-LM", get_args, exclusions.megatron_lm, _facts, _loss_func, write)
+FRAMEWORK = Framework("Megatron-LM", get_args, exclusions.megatron_lm, _facts, _loss_func, boards)
 HOOK_POINTS = (
     *hooks.alike(TRAINING, CHECKPOINTING),
     HookPoint(BUILDER, "BlendedMegatronDatasetBuilder.build", ("self",), _build),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,8 @@ import torch
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
-from ado_megatron.files import BestEffort
 from ado_megatron.hosts import identity, takeover
+from ado_megatron.hosts.boards import Boards
 from ado_megatron.hosts.console import by_name, say
 from ado_megatron.hosts.evaluation import Validation
 from ado_megatron.hosts.run_facts import RunFacts
@@ -57,8 +57,7 @@ class Session:
         self._step = 0
         self._mark: str | None = None  # of this run's last save, or of the one that was loaded
         self._validation = Validation()
-        # whatever a writer of TensorBoard or W&B raises; what is not written there stands in metrics.jsonl
-        self._boards = BestEffort("weights and losses for TensorBoard and W&B", errors=(Exception,))
+        self.boards = Boards()
 
     # ---------------------------------------------------------------- data
 
@@ -266,11 +265,6 @@ class Session:
         """The weights, after the framework's own log line; of many domains the largest."""
         if self.mixer is not None:
             say(f"step {self._step} weights | {by_name(self.weights(consumed_samples))}")
-
-    def to_boards(self, write: Callable[[dict[str, float], int], None], scalars: dict[str, float], step: int) -> None:
-        """`write` scalars into the framework's TensorBoard and W&B. One that fails is told once and tried again later;
-        it never stops the training."""
-        self._boards.attempt(lambda: write(scalars, step))
 
     def evaluated(self, step: int) -> dict[str, float]:
         """After the framework's evaluation: scalars for its boards, by name; recorded and logged, too. Collective."""

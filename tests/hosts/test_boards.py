@@ -6,9 +6,11 @@ import re
 import numpy as np
 import pytest
 
+from ado_megatron.hosts.boards import Boards
 from tests.kit.host_runs import QUICK_ADO, tail, train, write_domains
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
+host = pytest.mark.host
+pytestmark = pytest.mark.timeout(300)
 
 # Stands for the package: what is logged becomes a line of a file.
 WANDB = """
@@ -36,6 +38,7 @@ def write(line):
 """
 
 
+@host
 @pytest.mark.parametrize("host", ["lm", "lm_main", "deepspeed", "deepspeed_flat"])
 def test_weights_and_validation_losses_go_to_tensorboard_wandb_and_log(host, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -75,6 +78,7 @@ def test_weights_and_validation_losses_go_to_tensorboard_wandb_and_log(host, tmp
     assert re.search(r"ado: step 6 test loss \| wiki \d\.\d{4} ", run.log)
 
 
+@host
 @pytest.mark.parametrize("host", ["lm", "deepspeed_flat"])
 def test_a_board_that_raises_does_not_stop_the_training(host, tmp_path, monkeypatch):
     (tmp_path / "stubs" / "wandb").mkdir(parents=True)
@@ -88,3 +92,19 @@ def test_a_board_that_raises_does_not_stop_the_training(host, tmp_path, monkeypa
     assert run.status == 0 and set(run.curve) == set(range(1, 7)), tail(run)
     assert run.log.count("cannot be written, the training goes on: the server is gone") == 1
     assert len(run.metrics("step")) == 6
+
+
+def test_a_board_that_fails_is_told_once_and_the_other_goes_on(caplog):
+    boards, written = Boards(), []
+
+    def full(scalars, step):
+        raise RuntimeError("disk full")
+
+    both = {"TensorBoard": full, "W&B": lambda *line: written.append(line)}
+    for step in (1, 2):
+        boards.write(both, {"ado/weight/wiki": 0.5}, step)
+    boards.write({}, {"ado/weight/wiki": 0.5}, 3)  # a rank that has none
+    assert [record.getMessage() for record in caplog.records] == [
+        "weights and losses for TensorBoard cannot be written, the training goes on: disk full"
+    ]
+    assert written == [({"ado/weight/wiki": 0.5}, 1), ({"ado/weight/wiki": 0.5}, 2)]

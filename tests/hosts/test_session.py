@@ -24,21 +24,6 @@ def test_shadow_mode_says_why_it_measures_nothing_and_goes_on(capsys):
     assert session.silent and capsys.readouterr().out == "ado: nothing is measured in this run: there is no mixture\n"
 
 
-def test_a_board_that_fails_is_told_once_and_never_stops_the_training(caplog):
-    session, written = Session(AdoConfig()), []
-
-    def full(scalars, step):
-        raise RuntimeError("disk full")
-
-    for step in (1, 2):
-        session.to_boards(full, {"ado/weight/wiki": 0.5}, step)
-    session.to_boards(lambda *line: written.append(line), {"ado/weight/wiki": 0.5}, 3)
-    assert [record.getMessage() for record in caplog.records] == [
-        "weights and losses for TensorBoard and W&B cannot be written, the training goes on: disk full"
-    ]
-    assert written == []  # it waits a second before it tries again
-
-
 @pytest.fixture
 def run(tmp_path):
     """facts → a session that trains one step of eight samples and saves, as the hooks have it do."""
