@@ -59,7 +59,7 @@ ARMS = {
     "plan, no bound on change": "ado:policy=plan,transfer=estimate,plan_max_change=1",
     "plan, own n": "ado:policy=plan,transfer=own",
 }
-IN_STEPS = ("start_step", "ignore_steps", "refit_interval", "probe_length", "stride", "smoothing_window")
+IN_STEPS = ("start_step", "ignore_steps", "refit_interval", "probe_length", "smoothing_window")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,11 +116,12 @@ def cells(names, args) -> list[Cell]:
     return sorted(found, key=lambda cell: zlib.crc32(cell.label.encode()))[: args.most]
 
 
-def config_of(text: str, blocks: int) -> AdoConfig:
-    """The options of an arm, those in steps scaled to blocks of STEPS / blocks steps."""
-    _, config = parse_variant(text, {})
+def config_of(text: str, args) -> AdoConfig:
+    """The options of an arm, those in steps scaled to blocks of STEPS / blocks steps. The stride stays: it decides only
+    how many points a fit has."""
+    _, config = parse_variant(text, {"refit_interval": args.interval})
     config = config.resolved()
-    scale = blocks / STEPS
+    scale = args.blocks / STEPS
     scaled = {name: max(round(getattr(config, name) * scale), 1) for name in IN_STEPS}
     scaled["smoothing_window"] = max(scaled["smoothing_window"] | 1, config.smoothing_order + 2)
     return dataclasses.replace(config, **scaled, fit_lag=max(round(50 * scale), 1))
@@ -141,7 +142,7 @@ def run(cell: Cell, source: Source, text: str, seed: int, args) -> dict:
     _, best_loss = best_static(response, target_K, samples, prior_K)
     began = time.process_time()
     result = simulate(
-        Scheduled(response, samples, cell.schedule), prior_K, target_K=target_K, config=config_of(text, args.blocks),
+        Scheduled(response, samples, cell.schedule), prior_K, target_K=target_K, config=config_of(text, args),
         steps=args.blocks, block_size=BLOCK, noise=args.noise * (args.blocks / STEPS) ** 0.5, seed=seed,
     )  # fmt: skip
     loss_K = np.asarray(response(result.counts_K.astype(np.float64)))
@@ -156,7 +157,7 @@ def run(cell: Cell, source: Source, text: str, seed: int, args) -> dict:
 
 def path_of(folder: Path, cell: Cell, text: str, seed: int, args) -> Path:
     """Where the result of a run lies: named by all that decides it."""
-    facts = json.dumps([config_of(text, args.blocks).to_dict(), args.blocks, args.noise, DROP], sort_keys=True)
+    facts = json.dumps([config_of(text, args).to_dict(), args.blocks, args.noise, DROP], sort_keys=True)
     digest = hashlib.sha256(facts.encode()).hexdigest()[:10]
     return folder / "runs" / f"{cell.label}.{digest}.{seed}.json"
 
@@ -175,6 +176,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seeds", type=int, default=2)
     p.add_argument("--most", type=int, help="cells, a fair sample of all")
     p.add_argument("--blocks", type=int, default=3000, help="of a run of 30,000 steps [3000]")
+    p.add_argument("--interval", type=int, default=2000, help="steps between two refits, for every arm [2000]")
     p.add_argument("--noise", type=float, default=0.04, help="as of ado-megatron simulate, for a step [0.04]")
     p.add_argument("--seconds", type=float, default=np.inf, help="stop after so many, and say what is left")
     p.add_argument("--table", action="store_true", help="run nothing")

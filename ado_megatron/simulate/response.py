@@ -66,7 +66,7 @@ def read_response(path: str | Path) -> ResponseFile:
     missing = [name for name in _ARRAYS if name not in arrays]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; a response has {', '.join(_ARRAYS)}")
-    num = arrays["natural_K"].size
+    num = len(np.atleast_1d(arrays["natural_K"]))
     for name, dimensions in _ARRAYS.items():
         if arrays[name].shape != (num,) * dimensions:
             raise UserError(
