@@ -147,7 +147,7 @@ class Validation:
         if self._unmeasured:
             left = len(self._unmeasured)
             raise RuntimeError(f"the evaluation of step {step} drew {left} micro-batches whose loss was not measured")
-        sums_x2 = mixer.world.sum_(self._meter.take(1))[0].cpu().numpy()
+        sums_x2 = mixer.world.all_reduce_sum(self._meter.take(1))[0].cpu().numpy()
         ends = np.cumsum([len(self._names[kind]) for kind in KINDS])
         evaluated = []
         for kind, (loss_N, tokens_N) in zip(KINDS, (part.T for part in np.split(sums_x2, ends[:-1])), strict=True):

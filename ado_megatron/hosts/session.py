@@ -90,7 +90,7 @@ class Session:
             return
         world = World.detect(facts.contributes, facts.device)
         try:
-            self.drawn_by, self.origin = world.from_zero(lambda: self._find_sidecar(facts))
+            self.drawn_by, self.origin = world.run_on_rank_zero(lambda: self._find_sidecar(facts))
             if self.changes_over and self.drawn_by != ADAPTIVE:
                 takeover.check_same_layout(self.saved_layout, facts.layout)
         except UserError as error:
@@ -155,7 +155,7 @@ class Session:
             config = dataclasses.replace(config, max_epochs=None)
         lengths_C = np.asarray(blend.lengths, dtype=np.int64)
         try:
-            domains = world.from_zero(lambda: Domains.build(blend.prefixes, blend.weights, lengths_C, config))
+            domains = world.run_on_rank_zero(lambda: Domains.build(blend.prefixes, blend.weights, lengths_C, config))
             mixer = Mixer(
                 config, domains, total_samples=facts.total_samples, block_size=facts.block_size, world=world,
                 run_dir=facts.save or facts.tensorboard or ".", pass_C=blend.passes, in_order=True,
@@ -172,7 +172,7 @@ class Session:
 
     def _start(self, mixer: Mixer, world: World, facts: RunFacts) -> None:
         """Start the mixer where the checkpoint stands. UserError on every rank if that cannot be."""
-        start_C = world.from_zero(lambda: self._drawn_by_stock(facts)) if self.changes_over else None
+        start_C = world.run_on_rank_zero(lambda: self._drawn_by_stock(facts)) if self.changes_over else None
         if self.drawn_by in (ADAPTIVE, SHADOW):
             mixer.load(sidecar_path(facts.load or ".", facts.iteration))
         mixer.start(facts.consumed_samples, step=facts.iteration, start_C=start_C)

@@ -97,7 +97,7 @@ class Mixer:
 
         token: what `save` returned for the checkpoint that is being loaded (None: the checkpoint keeps none).
         """
-        self.world.from_zero(lambda: self._read(path, token))
+        self.world.run_on_rank_zero(lambda: self._read(path, token))
 
     def _read(self, path: str | Path, token: str | None) -> None:
         meta, arrays = read_sidecar(path, token)
@@ -117,14 +117,14 @@ class Mixer:
         self.world.require_same(self._facts())
         self._step, self._consumed = step, consumed_samples
         self.world.require_success(lambda: check_shared_memory(self.loader, self.world.ranks_on_node))
-        self.world.from_zero(self._take_directory)
-        state = self.world.from_zero(lambda: self._go_on(start_C))
+        self.world.run_on_rank_zero(self._take_directory)
+        state = self.world.run_on_rank_zero(lambda: self._go_on(start_C))
         if state is not None:
             self.schedule.stream_id_C[:] = state["stream_id_C"]
             self.schedule.load_state_dict(state["schedule"])
             self.refits.restore(state["next_snapshot"], state["pending"])
-        self.world.from_zero(lambda: self._on_zero().check_supply())
-        self.world.from_zero(lambda: self._on_zero().recorder.metrics.start(step))
+        self.world.run_on_rank_zero(lambda: self._on_zero().check_supply())
+        self.world.run_on_rank_zero(lambda: self._on_zero().recorder.metrics.start(step))
         self._publish()
         if self.world.is_zero:
             self._on_zero().say_forecast(consumed_samples)
@@ -145,7 +145,7 @@ class Mixer:
         return self._on_zero().begin_at(self._consumed, start_C, self.refits) if self._consumed else None
 
     def _open_draw_log(self, step: int, consumed_samples: int) -> None:
-        attempt = self.world.from_zero(lambda: next_attempt(self.directory / "audit"))
+        attempt = self.world.run_on_rank_zero(lambda: next_attempt(self.directory / "audit"))
         place = {} if self.loader.dp_rank is None else {"dp_rank": self.loader.dp_rank}
         self.draw_log = DrawLog(
             self.directory / "audit", self.world.rank, attempt=attempt, step=step, seed=self.config.seed,
@@ -230,7 +230,7 @@ class Mixer:
             before()
             return self._on_zero().plan(stop - first) if stop > first else None
 
-        rows_SxC = self.world.from_zero(plan)
+        rows_SxC = self.world.run_on_rank_zero(plan)
         if rows_SxC is None:
             return
         self.world.require_same_rows(first, self.schedule.publish(first, rows_SxC))
@@ -239,7 +239,7 @@ class Mixer:
         """One sum over the world of the steps since the last; rank zero appends them to history and metrics."""
         if not self._steps:
             return
-        sums_TxKx2 = self.world.sum_(self.meter.take(len(self._steps)))
+        sums_TxKx2 = self.world.all_reduce_sum(self.meter.take(len(self._steps)))
         if self.world.is_zero:
             self._on_zero().recorder.record(self._steps, sums_TxKx2.cpu().numpy())
         self._steps.clear()

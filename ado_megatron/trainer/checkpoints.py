@@ -49,7 +49,7 @@ def step_to_resume(run: Path, world: World, resume: bool | str) -> int | None:
     """
     if resume == "newest-whole":
         return _newest_whole(run, world)
-    step, problem = world.from_zero(lambda: _read_latest(run))
+    step, problem = world.run_on_rank_zero(lambda: _read_latest(run))
     if step is None and problem is None:
         return None
     if problem is None:
@@ -77,10 +77,10 @@ def _read_latest(run: Path) -> tuple[int | None, str | None]:
 
 def _find_damage(run: Path, step: int, world: World) -> str | None:
     """What is wrong with a checkpoint, in words, the same on every rank. Each rank reads a part of its files."""
-    missing = world.from_zero(lambda: damage(run, step))
+    missing = world.run_on_rank_zero(lambda: damage(run, step))
     if missing is not None:
         return f"its files are not all there: {missing}"
-    files = world.from_zero(lambda: files_of(run, step))
+    files = world.run_on_rank_zero(lambda: files_of(run, step))
     found = damaged_content(files[world.rank :: world.size])
     if found is None and world.is_zero:
         found = damaged_sidecar(run, step)
@@ -90,7 +90,7 @@ def _find_damage(run: Path, step: int, world: World) -> str | None:
 def _newest_whole(run: Path, world: World, *, without: int | None = None, or_none: bool = False) -> int | None:
     """The newest checkpoint of which nothing is damaged; None where none was ever written or, with or_none, none is
     whole. Raises UserError when there are some and none is whole."""
-    steps, problem = world.from_zero(lambda: steps_of(run)), None
+    steps, problem = world.run_on_rank_zero(lambda: steps_of(run)), None
     for step in reversed(steps):
         if step == without:
             continue
@@ -212,5 +212,5 @@ def load(engine: PipelineEngine, mixer: Mixer, run: Path, step: int) -> None:
         raise UserError(f"the checkpoint {folder} cannot be loaded: {type(error).__name__}: {first[:200]}") from error
     if path is None or client_state.get("step") != step:
         raise UserError(f"the checkpoint {folder} cannot be loaded: it is not of step {step}; name another in `latest`")
-    mixer.load(sidecar(run, step), mixer.world.from_zero(lambda: token_of(run, step)))
+    mixer.load(sidecar(run, step), mixer.world.run_on_rank_zero(lambda: token_of(run, step)))
     mixer.last_saved = f"of step {step}"

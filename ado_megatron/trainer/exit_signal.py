@@ -96,7 +96,7 @@ class ExitSignal:
     def _agree(self, told: torch.Tensor) -> tuple[int, int]:
         """(a signal that some rank was asked by, rank zero's wish). The sum says that there is one, a gather which.
         """
-        total, wish = self._world.sum_(told.to(self._world.device)).tolist()
+        total, wish = self._world.all_reduce_sum(told.to(self._world.device)).tolist()
         if total == 0:
             return 0, wish
         return next(number for number in self._world.gather(self._asked) if number), wish
