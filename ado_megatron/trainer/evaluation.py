@@ -67,8 +67,10 @@ class Evaluation:
         """
         batches = self.batches() if self._place.reads else None
         engine.eval_batch(batches, num_micro_batches=self.micro_batches, bcast_loss=False)
-        sums_Kx2 = loss.take_valid().to(self._place.device)
-        sums_Kx2 = world.all_reduce_sum(sums_Kx2 if self._place.contributes else torch.zeros_like(sums_Kx2)).cpu().numpy()
+        mine_Kx2 = loss.take_valid().to(self._place.device)
+        if not self._place.contributes:
+            mine_Kx2 = torch.zeros_like(mine_Kx2)
+        sums_Kx2 = world.all_reduce_sum(mine_Kx2).cpu().numpy()
         loss_K = np.full(len(sums_Kx2), np.nan)
         np.divide(sums_Kx2[:, 0], sums_Kx2[:, 1], out=loss_K, where=sums_Kx2[:, 1] > 0)
         return loss_K
