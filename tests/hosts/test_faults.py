@@ -36,7 +36,7 @@ def test_a_termination_signal_saves_with_our_state_and_the_run_goes_on(host, pla
     second = train(host, save, data, [*options, "--load", save], ranks=2, steps=STEPS)
     assert second.status == 0 and min(second.curve) == iteration + 1 and max(second.curve) == STEPS, tail(second)
     verdict = audit(save)
-    assert verdict.difference is None and verdict.samples == STEPS * 8 and verdict.attempts == 2
+    assert verdict.failure is None and verdict.samples == STEPS * 8 and verdict.attempts == 2
 
 
 @pytest.mark.parametrize("host", ["lm", "deepspeed", "deepspeed_flat"])
@@ -58,6 +58,6 @@ def test_a_sidecar_of_another_run_is_refused_in_one_sentence_by_all_ranks(host, 
     resumed = train(host, mine, data, [*options, "--load", mine], ranks=2, steps=12)
     assert resumed.status == 0 and max(resumed.curve) == 12, tail(resumed)
     verdict = audit(mine)
-    assert verdict.difference is None and verdict.samples == 12 * 8
+    assert verdict.failure is None and verdict.samples == 12 * 8
     runs = {mark_of(sidecar_path(mine, iteration)).partition("-")[0] for iteration in (6, 12)}
     assert len(runs) == 1, "a resumed run is the same run"

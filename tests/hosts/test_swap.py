@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ado_megatron.audit import audit
-from ado_megatron.measure.draw_log import DrawFile
+from ado_megatron.measure.draw_file import DrawFile
 from ado_megatron.stream.sample_key import unpack_key
 from tests.kit.host_runs import QUICK_ADO, tail, train, write_domains
 
