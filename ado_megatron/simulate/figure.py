@@ -40,7 +40,7 @@ def draw_gains(axes: Axes, result: Comparison) -> None:
     axes.axvline(0.0, color="#333333", linewidth=0.8)
     axes.axvline(result.prior_loss - result.best_loss, color="#333333", linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_yticks(place, [arm.name for arm in result.arms])
-    axes.set(xlabel="nats of target loss gained over the prior (dashes: best fixed mixture)", title="gain")
+    axes.set(xlabel="nats over the prior (dashes: best fixed)", title="gain")
     axes.grid(False, axis="y")
 
 
