@@ -19,7 +19,9 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["ado_megatron", "ado_megatron.*"]), "ado_megatron.patches"],
     package_dir={"ado_megatron.patches": "patches"},  # data of `ado-megatron patch`, where no clone is at hand
-    package_data={"ado_megatron": ["*.md", "*/*.md"], "ado_megatron.patches": ["*.json"]},
+    package_data={
+        "ado_megatron": ["py.typed", "*.md", "*/*.md", "report/templates/*"], "ado_megatron.patches": ["*.json"]
+    },
     install_requires=[
         "torch>=2.11,<2.14",
         "numpy>=2.0,<2.5",
@@ -35,6 +37,9 @@ setup(
         # `ado-megatron doctor` tells them apart.
         "sentencepiece>=0.2.0,<0.3",
         "tqdm>=4.66,<5",
+        "orjson>=3.10,<4",  # numpy arrays to JSON, at a hundredth of the standard library's time
+        "rich>=13,<16",
+        "jinja2>=3.1,<4",
         "PyYAML>=6.0,<7",
         "pybind11>=2.12,<4",  # megatron-core compiles its index helpers with it where its wheel has none
         "setuptools>=70,<81",  # torch's extension builder still imports it
@@ -49,6 +54,7 @@ setup(
             "pytest-timeout>=2.3,<3",
             "hypothesis>=6.100,<7",
             "ruff>=0.6,<0.18",
+            "mypy>=1.13,<3",
             "matplotlib>=3.10,<3.12",
         ],
     },

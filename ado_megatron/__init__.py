@@ -8,8 +8,9 @@
                               │                        ▼
     next rows ◄── policy ◄── laws L(n) = ε + β n^(−α), fitted beside the training
 
-This module imports nothing, so that `import ado_megatron` is cheap in loader workers and fit processes. Start reading
-at `mixer.py` (the conductor) or `schedule.py` (the table); the command line is `ado-megatron --help`.
+This module imports nothing, so that `import ado_megatron` is cheap in loader workers and fit processes. Each folder is
+a step of the loop, or a command, and its `__init__` says what comes in and what goes out. Start reading at `mixer/`
+(the loop) or `stream/` (the table); the command line is `ado-megatron --help`.
 """
 
 __version__ = "0.1.0"

@@ -18,6 +18,7 @@ from ado_megatron import option_fields, profiles
 from ado_megatron.blend.options import BlendOptions
 from ado_megatron.option_fields import flag_of, option
 from ado_megatron.policy.options import PolicyOptions
+from ado_megatron.policy.registry import WITHOUT_LAWS, check_policy_name
 from ado_megatron.profiles import PREFIX
 
 
@@ -48,6 +49,11 @@ class AdoConfig(PolicyOptions, BlendOptions):
         600.0, "seconds a reader waits for a row not yet planned",
         above=0.0, resume="silent", compare=False,
     )
+    fit_deadline: float = option(
+        120.0, "seconds that the training waits for a late fit before the old laws stay; at most 0.4 of the process "
+        "group's timeout",
+        above=0.0, resume="silent", compare=False,
+    )
     lead: int | None = option(
         None, "blocks planned ahead of the readers; default: from workers and prefetch",
         kind=int, low=1, resume="free", compare=False,
@@ -62,7 +68,7 @@ class AdoConfig(PolicyOptions, BlendOptions):
     def refit_at(self, step: int) -> bool:
         """True if the laws are fitted on the history up to and including `step` (0-based)."""
         start = self.value("start_step")
-        if step < start or self.policy != "ado":
+        if step < start or self.policy in WITHOUT_LAWS:
             return False
         if step % self.refit_interval == 0:
             return True
@@ -80,7 +86,7 @@ class AdoConfig(PolicyOptions, BlendOptions):
             if spec.metadata["ranks"] == "value":
                 facts[flag_of(spec.name, PREFIX)] = value
             elif spec.metadata["ranks"] == "content":
-                facts[f"content of {flag_of(spec.name, PREFIX)}"] = _digest(_content(value))
+                facts[f"content of {flag_of(spec.name, PREFIX)}"] = _content(value)
         return facts
 
     def fingerprint(self) -> str:
@@ -91,7 +97,7 @@ class AdoConfig(PolicyOptions, BlendOptions):
                 values[spec.name] = _content(getattr(self, spec.name))
             elif spec.metadata["resume"] != "silent":
                 values[spec.name] = self.value(spec.name)
-        return _digest(json.dumps(values, sort_keys=True))
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -105,16 +111,21 @@ class AdoConfig(PolicyOptions, BlendOptions):
 
     @classmethod
     def from_args(cls, namespace: argparse.Namespace) -> AdoConfig:
-        """The config of parsed arguments; a flag that the namespace lacks keeps its default."""
-        return option_fields.from_args(cls, namespace, PREFIX)
+        """The config of parsed arguments; a flag that the namespace lacks keeps its default. Raises UserError.
+
+        The policy's name is checked here and not in the options themselves, which may be those of a saved run whose
+        policy is of a package that the reader has not installed.
+        """
+        config = option_fields.from_args(cls, namespace, PREFIX)
+        check_policy_name(config.policy)
+        return config
 
 
 def _content(path: str | None) -> str | None:
     """A file counts by what it says, not by where it lies; one that is not there yet by its name."""
-    if path is not None and pathlib.Path(path).is_file():
-        return pathlib.Path(path).read_text()
-    return path
-
-
-def _digest(text: str | None) -> str | None:
-    return None if text is None else hashlib.sha256(text.encode()).hexdigest()[:16]
+    try:
+        if path is None or not pathlib.Path(path).is_file():
+            return path
+    except OSError:  # too long for a path: the option has other forms, too
+        return path
+    return pathlib.Path(path).read_text(errors="backslashreplace")  # a sidecar is no text

@@ -34,6 +34,7 @@ _TABLE = {
     "min_share_factor": (0.0, 0.0, 0.25),
     "clip_prior": (False, False, True),
     "max_share": (1.0, 1.0, 1.0),
+    "max_change": (1.0, 1.0, 0.2),
     # when
     "start_step": (1000, 1000, 200),
     "ignore_steps": (1000, 1000, 50),

@@ -135,11 +135,11 @@ def measure_cut(trainer: Trainer) -> float:
     """Seconds of a cut with its fit's start, and of the publication of an interval of rows; the fit itself runs beside
     the training and is waited for off the clock."""
     mixer = trainer.mixer
-    cut = timed(mixer._cut)
-    cycle = mixer.refits.cycles.popleft()
-    if cycle.fit is not None:
-        cycle.fit._process.wait()
-    return cut + timed(lambda: mixer._apply(cycle))
+    cut = timed(mixer._snapshot)
+    refit = mixer.refits.pending.popleft()
+    for _, fit in mixer.rank_zero._fits.values():
+        fit._process.wait()
+    return cut + timed(lambda: mixer._apply(refit))
 
 
 def measure_meter(trainer: Trainer, repeats: int = 200) -> float:

@@ -1,13 +1,14 @@
 """The audit: what it accepts, and that each kind of fault is found and named. Legend: B samples of a micro-batch."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
 from ado_megatron.audit import audit, main
 from ado_megatron.errors import UserError
-from ado_megatron.measure.draw_log import DrawFile, DrawLog
+from ado_megatron.measure.draw_log import DrawFile, DrawLog, next_attempt
 from ado_megatron.stream.sample_key import pack_key
 from ado_megatron.stream.schedule import Schedule, apportion_rows
 
@@ -50,7 +51,7 @@ def log_run(run, schedule, *, attempt, first, last, dp=2, batches=None, close=Tr
 def test_a_clean_run_is_proved_and_counted(tmp_path, capsys):
     log_run(tmp_path, make_schedule(), attempt=1, first=0, last=10, peers=2)
     verdict = audit(tmp_path)
-    assert verdict.difference is None
+    assert verdict.failure is None
     assert (verdict.samples, verdict.seen, verdict.steps, verdict.files) == (120, 120, 10, 4)
     assert verdict.epochs_C == [round(60 / 7, 4), round(12 / 5, 4), round(48 / 11, 4)]
     assert main([str(tmp_path)]) == 0
@@ -62,7 +63,7 @@ def test_a_clean_run_is_proved_and_counted(tmp_path, capsys):
 def test_a_batch_ramp_that_cuts_blocks_anywhere_is_proved(tmp_path):
     log_run(tmp_path, make_schedule(), attempt=1, first=0, last=8, batches=[2, 2, 4, 6, 8, 10, 12, 12])
     verdict = audit(tmp_path)
-    assert (verdict.difference, verdict.samples) == (None, 56)
+    assert (verdict.failure, verdict.samples) == (None, 56)
 
 
 def test_a_resume_replaces_what_was_drawn_past_the_checkpoint_also_with_another_dp(tmp_path):
@@ -71,14 +72,14 @@ def test_a_resume_replaces_what_was_drawn_past_the_checkpoint_also_with_another_
     log_run(tmp_path, schedule, attempt=2, first=6, last=8, dp=1, close=False)  # killed again before a checkpoint
     log_run(tmp_path, schedule, attempt=3, first=6, last=12, dp=2)
     verdict = audit(tmp_path)
-    assert (verdict.difference, verdict.samples, verdict.attempts) == (None, 144, 3)
+    assert (verdict.failure, verdict.samples, verdict.attempts) == (None, 144, 3)
 
 
 def test_without_the_records_of_the_resumed_steps_the_gap_is_named(tmp_path):
     schedule = make_schedule()
     log_run(tmp_path, schedule, attempt=1, first=0, last=4)
     log_run(tmp_path, schedule, attempt=2, first=5, last=6)
-    assert audit(tmp_path).difference == "skipped: step 5 drew index 60, but index 48 was never drawn"
+    assert audit(tmp_path).failure == "skipped: step 5 drew index 60, but index 48 was never drawn"
 
 
 def test_a_torn_last_record_of_a_killed_rank_is_ignored(tmp_path):
@@ -90,7 +91,7 @@ def test_a_torn_last_record_of_a_killed_rank_is_ignored(tmp_path):
     assert len(logs[0].path.read_bytes()) > len(whole) + 30
     logs[0].path.write_bytes(logs[0].path.read_bytes()[:-3])
     verdict = audit(tmp_path)
-    assert (verdict.difference, verdict.samples, verdict.torn_files) == (None, 48, 1)
+    assert (verdict.failure, verdict.samples, verdict.torn_files) == (None, 48, 1)
 
 
 def test_ranks_killed_at_different_steps_are_compared_up_to_the_last_common_one(tmp_path):
@@ -98,14 +99,14 @@ def test_ranks_killed_at_different_steps_are_compared_up_to_the_last_common_one(
     logs[1].drawn(4, [pack_key(48, 0)], [1])
     logs[1].flush()
     verdict = audit(tmp_path)
-    assert (verdict.difference, verdict.samples, verdict.unflushed_steps) == (None, 48, 1)
+    assert (verdict.failure, verdict.samples, verdict.unflushed_steps) == (None, 48, 1)
 
 
 def test_a_file_torn_in_its_header_holds_nothing(tmp_path):
     log_run(tmp_path, make_schedule(), attempt=1, first=0, last=4)
     (tmp_path / "ado" / "audit" / "rank00009-1.draws").write_bytes(b'{"format": "ado-dra')
     verdict = audit(tmp_path)
-    assert (verdict.difference, verdict.torn_files) == (None, 1)
+    assert (verdict.failure, verdict.torn_files) == (None, 1)
 
 
 def swap(at, new):
@@ -149,7 +150,7 @@ def test_pipeline_ends_that_differ_are_named_with_both_ranks(tmp_path):
         return [(i, c, (s + 1) % LENGTHS_C[c]) if (step, rank, i) == (5, 2, 62) else (i, c, s) for i, c, s in draws]
 
     log_run(tmp_path, make_schedule(), attempt=1, first=0, last=10, peers=2, edit=edit)
-    text = audit(tmp_path).difference
+    text = audit(tmp_path).failure
     assert "rank 0" in text and "rank 2" in text and text.endswith("differ on index 62")
 
 
@@ -158,7 +159,7 @@ def run_with_one_seen(tmp_path, seen_keys):
     log.drawn(0, [0, pack_key(1, 0)], [3, 1])
     log.seen(0, seen_keys)
     log.close()
-    return audit(tmp_path).difference
+    return audit(tmp_path).failure
 
 
 def test_drawn_without_a_loss_and_a_loss_without_a_draw_are_named(tmp_path):
@@ -175,7 +176,7 @@ def test_a_replayed_step_and_a_skipped_step_are_no_differences(tmp_path):
     log.drawn(1, [pack_key(2, 0)], [0])
     log.skipped(1)
     log.close()
-    assert audit(tmp_path).difference is None
+    assert audit(tmp_path).failure is None
 
 
 def test_a_log_that_begins_in_mid_run_knows_how_far_each_column_was(tmp_path):
@@ -187,7 +188,7 @@ def test_a_log_that_begins_in_mid_run_knows_how_far_each_column_was(tmp_path):
     log.drawn(4, [pack_key(i, c) for i, c, _ in draws], [s for _, _, s in draws])
     log.close()
     verdict = audit(tmp_path)
-    assert (verdict.difference, verdict.samples) == (None, 72)
+    assert (verdict.failure, verdict.samples) == (None, 72)
 
 
 def test_records_survive_the_file_bit_for_bit_and_cost_few_bytes(tmp_path):
@@ -211,4 +212,75 @@ def test_a_directory_without_logs_and_a_foreign_file_are_refused_with_a_sentence
     (tmp_path / "ado" / "audit").mkdir(parents=True)
     (tmp_path / "ado" / "audit" / "x.draws").write_text("hello\n")
     with pytest.raises(UserError, match="not a draw log"):
+        audit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "repeated", "skipped"),
+    [
+        (swap(2, lambda i, c, s: (i, c, (s + 1) % LENGTHS_C[c])), 1, 1),
+        (swap(2, lambda i, c, s: (i - 2, c, s)), 1, 0),
+        (swap(5, lambda i, c, s: (i + 500, c, s)), 0, None),
+    ],
+)
+def test_both_numbers_are_printed_on_failure_and_come_from_what_was_found(tmp_path, capsys, edit, repeated, skipped):
+    log_run(tmp_path, make_schedule(), attempt=1, first=0, last=10, edit=edit)
+    result = audit(tmp_path)
+    assert result.repeated == repeated and (skipped is None or result.skipped == skipped)
+    assert (result.repeated or result.skipped) > 0
+    assert main([str(tmp_path)]) == 1
+    assert f"repeated = {result.repeated}, skipped = {result.skipped}" in capsys.readouterr().out
+
+
+def test_ranks_that_differ_leave_both_numbers_open(tmp_path, capsys):
+    def edit(step, rank, draws):
+        return [(i, c, (s + 1) % LENGTHS_C[c]) if (step, rank, i) == (5, 2, 62) else (i, c, s) for i, c, s in draws]
+
+    log_run(tmp_path, make_schedule(), attempt=1, first=0, last=10, peers=2, edit=edit)
+    assert main([str(tmp_path)]) == 1
+    assert "repeated = unknown, skipped = unknown" in capsys.readouterr().out
+    assert main([str(tmp_path), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["repeated"] is None
+
+
+def log_one(run, attempt, step, lengths, ids, start, draws):
+    log = DrawLog(run / "ado" / "audit", 0, attempt=attempt, step=step, lengths_C=lengths, stream_id_C=ids, seed=0,
+                  start_C=start)  # fmt: skip
+    for n, (i, dataset, sample) in enumerate(draws):
+        log.drawn(step + n, [pack_key(i, dataset)], [sample])
+    log.close()
+
+
+def test_datasets_are_followed_by_identity_when_a_resume_reorders_or_drops_them(tmp_path):
+    """Dataset 70 of 3 samples is number 0 at first and number 1 later; 80 is dropped, 90 comes."""
+    log_one(tmp_path, 1, 0, [3, 5], [70, 80], [0, 0], [(0, 0, 2), (1, 1, 4), (2, 0, 0)])
+    log_one(tmp_path, 2, 3, [4, 3], [90, 70], [0, 2], [(3, 1, 1), (4, 0, 3), (5, 1, 0)])
+    result = audit(tmp_path)
+    assert (result.failure, result.samples, result.epochs_C) == (None, 6, [0.25, round(4 / 3, 4)])
+
+
+def test_a_sample_repeated_across_such_a_resume_is_found(tmp_path):
+    log_one(tmp_path, 1, 0, [3, 5], [70, 80], [0, 0], [(0, 0, 2), (1, 1, 4), (2, 0, 0)])
+    log_one(tmp_path, 2, 3, [4, 3], [90, 70], [0, 2], [(3, 1, 2)])
+    assert audit(tmp_path).failure.startswith("repeated: index 3 read sample 2")
+
+
+def test_attempts_are_counted_and_a_clock_that_was_set_back_changes_nothing(tmp_path):
+    directory = tmp_path / "ado" / "audit"
+    assert next_attempt(directory) == 1
+    log_run(tmp_path, make_schedule(), attempt=next_attempt(directory), first=0, last=5)
+    assert next_attempt(directory) == 2
+    (directory / "rank00003-41.draws").write_text("")
+    assert next_attempt(directory) == 42
+
+
+def test_a_pipe_or_a_device_in_the_directory_is_said_and_not_read(tmp_path):
+    log_run(tmp_path, make_schedule(), attempt=1, first=0, last=2)
+    pipe = tmp_path / "ado" / "audit" / "rank00009-1.draws"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="rank00009-1.draws is not a regular file"):
+        audit(tmp_path)
+    pipe.unlink()
+    pipe.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="rank00009-1.draws is not a regular file"):
         audit(tmp_path)

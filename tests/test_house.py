@@ -39,7 +39,10 @@ FOREIGN = {
     "sentencepiece": {"prepare/tokenizer", "trainer"},
     "tokenizers": {"prepare/tokenizer", "trainer"},
     "zstandard": {"prepare/documents"},
-    "yaml": {"blend/domains"},
+    "yaml": {"policy/target", "blend/domains", "scaling_law/transfer_option"},
+    "orjson": {"measure/metrics"},
+    "rich": {"report"},
+    "jinja2": {"report"},
     "typing_extensions": {"hosts"},
 }
 

@@ -21,36 +21,52 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ado_megatron.errors import UserError
 
 DRAWN, SEEN, SKIPPED = 0, 1, 2
 FORMAT = "ado-draws"
-VERSION = 1
+VERSION = 2  # 1 had no identities of datasets, and attempts numbered by a clock
 _MAGIC = b"ADOC"
 _CHUNK = struct.Struct("<4sIIq")
 _FLUSH_SAMPLES = 1 << 15
+_HEADER_BYTES = 1 << 24  # of a header at most: 32,767 datasets take under 2 MB
+
+
+def next_attempt(directory: str | Path) -> int:
+    """The number of the next start of the run: one more than the greatest in the names of the files there. A counter,
+    since clocks of different nodes, and one clock set back, do not count up."""
+    numbers = [path.stem.rpartition("-")[2] for path in Path(directory).glob("rank*-*.draws")]
+    return 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
 
 
 class DrawLog:
     """Written in the main process of a rank, when a batch is used (not when a worker prefetches it).
 
     directory: RUN/ado/audit. attempt: a number that is the same on all ranks and grows from start to start of the run
-    (rank zero's clock, broadcast, will do). step: first step of the attempt; its records replace those of earlier
-    attempts from that step on. lengths_C, seed: of the schedule. start_C: samples of each column drawn before `step`
-    (zeros at the start of a run). place: where the rank stands, e.g. world_size, dp_rank; with dp_rank the audit also
-    finds a sample that two data-parallel ranks drew.
+    (`next_attempt`). step: first step of the attempt; its records replace those of earlier attempts from that step on.
+    lengths_C, stream_id_C, seed: of the schedule (stream_id_C None: a dataset's number). start_C: samples of each
+    dataset drawn before `step` (zeros at the start of a run). place: where the rank stands, e.g. world_size, dp_rank;
+    with dp_rank the audit also finds a sample that two data-parallel ranks drew.
+
+    A write that fails in the middle of a step is kept in `failure`, for the run to end between two steps.
     """
 
     def __init__(
-        self, directory, rank: int, *, attempt: int, step: int, lengths_C, seed: int, start_C=None, **place
+        self, directory: str | Path, rank: int, *, attempt: int, step: int, lengths_C: ArrayLike, seed: int,
+        stream_id_C: ArrayLike | None = None, start_C: ArrayLike | None = None, **place: int,
     ):  # fmt: skip
-        start_C = np.zeros(len(lengths_C), dtype=np.int64) if start_C is None else start_C
+        lengths_C = np.asarray(lengths_C)
+        stream_id_C = np.arange(len(lengths_C)) if stream_id_C is None else np.asarray(stream_id_C)
+        start_C = np.zeros(len(lengths_C), dtype=np.int64) if start_C is None else np.asarray(start_C)
         self._header = {
             "format": FORMAT, "version": VERSION, "rank": int(rank), "attempt": int(attempt), "step": int(step),
-            "seed": int(seed), "lengths_C": [int(n) for n in lengths_C], "start_C": [int(n) for n in start_C], **place,
+            "seed": int(seed), "lengths_C": lengths_C.tolist(), "stream_id_C": stream_id_C.tolist(),
+            "start_C": start_C.tolist(), **place,
         }  # fmt: skip
         self.path = Path(directory) / f"rank{rank:05d}-{attempt}.draws"
+        self.failure: str | None = None  # why it can no longer be written
         self._exists = False
         self._records: list[tuple[int, int, np.ndarray, np.ndarray]] = []
         self._buffered, self._step = 0, int(step)
@@ -68,10 +84,13 @@ class DrawLog:
         self._add(SKIPPED, step, (), ())
 
     def _add(self, kind: int, step: int, key_B, sample_B) -> None:
-        if step > self._step and self._buffered > _FLUSH_SAMPLES:
-            self.flush()
-        if not self._exists:
-            self._create()
+        try:
+            if step > self._step and self._buffered > _FLUSH_SAMPLES:
+                self.flush()
+            if not self._exists:
+                self._create()
+        except OSError as error:  # in the middle of a step: the run ends between two, on all ranks together
+            self.failure = f"the draw log {self.path} cannot be written: {error.strerror or error}"
         key_B, sample_B = (np.array(values, dtype=np.int64).reshape(-1) for values in (key_B, sample_B))
         self._records.append((kind, step, key_B, sample_B))
         self._buffered += len(key_B)
@@ -88,8 +107,11 @@ class DrawLog:
         if not self._records:
             return
         payload = _encode(self._records)
-        with open(self.path, "ab") as file:
-            file.write(_CHUNK.pack(_MAGIC, len(payload), zlib.crc32(payload), self._step + 1) + payload)
+        try:
+            with open(self.path, "ab") as file:
+                file.write(_CHUNK.pack(_MAGIC, len(payload), zlib.crc32(payload), self._step + 1) + payload)
+        except OSError as error:  # a full disk does not say which file
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         self._records, self._buffered = [], 0
 
     def close(self) -> None:
@@ -152,19 +174,21 @@ class DrawFile:
     @classmethod
     def open(cls, path: Path) -> DrawFile:
         """Read the header and where the last whole chunk ends. UserError when it is no such file."""
+        if not path.is_file():  # a pipe or a device may have no end
+            raise UserError(f"{path} is not a regular file, so it is no draw log; remove it")
         with open(path, "rb") as file:
-            line = file.readline()
-            try:
-                header = json.loads(line)
-                known = header["format"] == FORMAT and header["version"] == VERSION
-            except (ValueError, KeyError, TypeError):
-                if not line.endswith(b"\n"):  # killed while the header was written: no record either
-                    return cls(path, {}, 0, True)
-                known = False
-            if not known:
-                raise UserError(
-                    f"{path} is not a draw log of version {VERSION}; remove it or use the version that wrote it"
-                )
+            line = file.readline(_HEADER_BYTES)
+        try:
+            header = json.loads(line)
+            known = header["format"] == FORMAT and header["version"] == VERSION and _is_header(header)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            if not line.endswith(b"\n") and len(line) < _HEADER_BYTES:  # killed while it was written: no record either
+                return cls(path, {}, 0, True)
+            known = False
+        if not known:
+            raise UserError(
+                f"{path} is not a draw log of version {VERSION}; remove it or use the version that wrote it"
+            )
         found = cls(path, header, header["step"])
         for _, complete in found._chunks():
             found.complete = complete
@@ -189,6 +213,16 @@ class DrawFile:
                 by_step.setdefault(record[1], []).append(record)
             for step in sorted(by_step):
                 yield _gather(step, by_step[step])
+
+
+def _is_header(header: dict) -> bool:
+    """Whether everything that an audit reads of a header is there and of its type."""
+    lists = [header[name] for name in ("lengths_C", "stream_id_C", "start_C")]
+    numbers = [header[name] for name in ("rank", "attempt", "step", "seed")]
+    return (
+        all(type(number) is int for number in numbers) and len({len(values) for values in lists}) == 1
+        and all(type(n) is int for values in lists for n in values)
+    )  # fmt: skip
 
 
 def _gather(step: int, records) -> Step:

@@ -11,10 +11,11 @@ import dataclasses
 import numpy as np
 
 from ado_megatron.blend.domains import Domains
+from ado_megatron.blend.epoch_caps import UNLIMITED, with_share
 from ado_megatron.config import AdoConfig
 from ado_megatron.mixer.resume import Saved
 from ado_megatron.mixer.sidecar import unnest
-from ado_megatron.policy import make_policy
+from ado_megatron.policy import PolicyContext, make_policy
 from ado_megatron.policy.state import PolicyState
 from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.stream.schedule import apportion
@@ -36,6 +37,7 @@ class _Point:
     laws: Laws | None
 
     def to_arrays(self) -> dict[str, np.ndarray]:
+        """Every field as an array, for a checkpoint."""
         arrays = {"block": np.int64(self.block), "last_K": self.last_K}
         arrays |= {"credit_C": self.credit_C, "laid_out_C": self.laid_out_C}
         arrays |= {f"state.{name}": value for name, value in self.state.to_arrays().items()}
@@ -44,11 +46,12 @@ class _Point:
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> _Point:
+    def from_arrays(cls, arrays: dict[str, np.ndarray], transfer: float) -> _Point:
+        """transfer: that of laws that were saved before laws had one."""
         state, laws = (_under(prefix, arrays) for prefix in ("state.", "laws."))
         return cls(
             int(arrays["block"]), PolicyState.from_arrays(state), arrays["last_K"].copy(), arrays["credit_C"].copy(),
-            arrays["laid_out_C"].copy(), Laws.from_arrays(laws) if laws else None,
+            arrays["laid_out_C"].copy(), Laws.from_arrays(laws, transfer) if laws else None,
         )  # fmt: skip
 
 
@@ -59,13 +62,17 @@ class Planner:
     `plan` the laws are fixed and everything else is a deterministic recursion, so the state at any block is found again
     from the point where the call began.
 
-    caps_C: samples of each column that the whole run may draw (None: no cap).
+    caps_C: samples of each column that the whole run may draw (None: no cap). num_blocks: of the whole run, for a
+    policy that looks at its end (None: not known).
     """
 
-    def __init__(self, config: AdoConfig, domains: Domains, block_size: int, caps_C: np.ndarray | None = None):
+    def __init__(
+        self, config: AdoConfig, domains: Domains, block_size: int, caps_C: np.ndarray | None = None,
+        num_blocks: int | None = None,
+    ):  # fmt: skip
         self.config, self.domains, self.block_size, self.caps_C = config, domains, block_size, caps_C
         acting = dataclasses.replace(config, shadow=False)  # in shadow the policy still runs, it only decides nothing
-        self.policy = make_policy(acting, domains.prior_K, domains.names_K)
+        self.policy = make_policy(acting, _context(config, domains, block_size, caps_C, num_blocks))
         self.laws: Laws | None = None  # in force from the next row on
         columns = len(domains.prefixes_C)
         zeros_C = np.zeros(columns, dtype=np.int64)
@@ -73,6 +80,7 @@ class Planner:
         self._at = _Point(0, self.policy.initial_state(), nothing_K, np.zeros(columns), zeros_C, None)
         self._begins: list[_Point] = []  # where the kept calls of `plan` began
         self._weights: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # block → weights in force, the policy's own
+        self._notes: list[str] = []  # what the policy had to say, not yet taken
 
     @property
     def state(self) -> PolicyState:
@@ -94,7 +102,10 @@ class Planner:
         return rows_SxC
 
     def _plan_row(self) -> np.ndarray:
+        before = self._at.state.note
         self._at = self._settled(self._at)
+        if self._at.state.note not in ("", before):
+            self._notes.append(f"from block {self._at.block} on, {self._at.state.note}")
         self._weights[self._at.block] = (self._in_force_K(self._at), self._at.state.weights_K)
         self._at, counts_C = self._advance(self._at)
         return counts_C
@@ -134,6 +145,11 @@ class Planner:
         """The policy's own weights for `block`, whether or not they decide its row."""
         return self._weights.get(block, (None, self.domains.prior_K))[1]
 
+    def take_notes(self) -> list[str]:
+        """What the policy had to say since the last call, in order."""
+        notes, self._notes = self._notes, []
+        return notes
+
     def forget_before(self, block: int) -> None:
         """Drop what is remembered only for blocks before `block`."""
         for b in [b for b in self._weights if b < block]:
@@ -157,9 +173,10 @@ class Planner:
     def restore(self, saved: Saved) -> None:
         """Go on from a sidecar: after the rows that were planned then or, where they are void, at the checkpoint."""
         arrays = unnest("planner", saved.arrays)
-        points = [_Point.from_arrays(_under(f"point{n}.", arrays)) for n in range(int(arrays["points"]))]
+        transfer = self.config.given_transfer
+        points = [_Point.from_arrays(_under(f"point{n}.", arrays), transfer) for n in range(int(arrays["points"]))]
         laws = _under("laws.", arrays)
-        self.laws = Laws.from_arrays(laws) if laws else None
+        self.laws = Laws.from_arrays(laws, transfer) if laws else None
         self._begins, self._at = (points[:-1], points[-1]) if saved.keep_rows else ([], points[0])
         if not saved.same_data:
             self._at = self._remapped(points[0], saved.old_column_C(), saved.old_domain_K())
@@ -185,10 +202,27 @@ class Planner:
         )  # fmt: skip
         laws = point.laws
         if laws is not None:
-            laws = Laws.given(np.where((old_K >= 0)[:, None], laws.params()[old_K], np.nan))
+            params_Kx3 = np.where((old_K >= 0)[:, None], laws.params()[old_K], np.nan)
+            laws = Laws.given(params_Kx3, np.where(old_K >= 0, laws.transfer_K[old_K], self.config.given_transfer))
         laid_out_C = np.where(old_C >= 0, point.laid_out_C[old_C], 0)
         nothing_K = np.full(len(old_K), -1, dtype=np.int64)
         return _Point(point.block, state, nothing_K, np.zeros(len(old_C)), laid_out_C, laws)
+
+
+def _context(
+    config: AdoConfig, domains: Domains, block_size: int, caps_C: np.ndarray | None, num_blocks: int | None
+) -> PolicyContext:
+    """What the policy may know of this run."""
+    size_K = np.bincount(domains.domain_of_C, domains.lengths_C.astype(np.float64), minlength=len(domains.names_K))
+    cap_K = None
+    if caps_C is not None:
+        capped_K = with_share(domains.domain_of_C, domains.share_C, caps_C)
+        cap_K = np.where(capped_K >= UNLIMITED, np.inf, capped_K)
+    return PolicyContext(
+        domains.prior_K, natural_K=size_K / size_K.sum(), names_K=domains.names_K, block_size=block_size,
+        num_blocks=num_blocks, cap_K=cap_K, seed=config.seed,
+        length_K=with_share(domains.domain_of_C, domains.share_C, domains.lengths_C),
+    )  # fmt: skip
 
 
 def _under(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

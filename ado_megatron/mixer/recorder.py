@@ -76,6 +76,7 @@ class Recorder:
         else:
             values |= outcome.laws.to_arrays()
             n_K = np.maximum(self._domains.by_domain(self._planner.laid_out_C), 1)
-            values["speed_K"] = self._planner.laws.speed(n_K if self._config.own_n else n_K.sum())
+            laws = outcome.laws if self._planner.laws is None else self._planner.laws
+            values["speed_K"] = laws.speed(n_K if self._config.own_n else n_K.sum())
         values |= {name: a for name, a in self._planner.state.to_arrays().items() if name == "credit_K"}
         self.metrics.write("fit", step, **values)

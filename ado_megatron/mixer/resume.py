@@ -55,13 +55,13 @@ class Saved:
         block_size: int,
     ):  # fmt: skip
         self.meta, self.arrays, self.domains = meta, arrays, domains
-        for name, theirs, ours in (
+        for name, saved, given in (
             ("global batch", meta["block_size"], block_size), ("seed", meta["config"]["seed"], config.seed),
         ):  # fmt: skip
-            if theirs != ours:
+            if saved != given:
                 raise SidecarError(
-                    f"the sidecar {path} belongs to a run with {name} {theirs}, this one has {ours}; the order of the "
-                    f"samples depends on it: resume with {name} {theirs}, or start a new run"
+                    f"the sidecar {path} belongs to a run with {name} {saved}, this one has {given}; the order of the "
+                    f"samples depends on it: resume with {name} {saved}, or start a new run"
                 )
         theirs, ours = AdoConfig.from_dict(meta["config"]).resolved().to_dict(), config.resolved().to_dict()
         differ = [name for name in ours if ours[name] != theirs[name] and name not in names(config, resume="silent")]

@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 
 from ado_megatron.errors import SidecarError
-from ado_megatron.files import atomic_write
+from ado_megatron.files import atomic_write, load_npz
 
 MAGIC = b"ado-megatron sidecar\n"
 VERSION = 1
+TOKEN_CHARS = 16  # of the digest, as a checkpoint keeps it
 
 
 def encode_sidecar(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
     """The file's bytes. meta: JSON values. arrays: plain numeric or boolean arrays."""
     payload = io.BytesIO()
-    np.savez_compressed(payload, **arrays)
+    np.savez_compressed(payload, **arrays)  # type: ignore[arg-type]  # numpy's stub takes names for its own options
     meta_json = json.dumps(meta, sort_keys=True)
     header = {
         "version": VERSION,
@@ -36,13 +37,20 @@ def encode_sidecar(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes
     return MAGIC + json.dumps(header).encode() + b"\n" + payload.getvalue()
 
 
-def write_sidecar(path: str | os.PathLike, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Write the sidecar atomically."""
-    atomic_write(path, encode_sidecar(meta, arrays))
+def write_sidecar(path: str | os.PathLike, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+    """Write the sidecar atomically; returns its token, a digest of its content. Raises OSError."""
+    data = encode_sidecar(meta, arrays)
+    atomic_write(path, data)
+    return json.loads(data.split(b"\n", 2)[1])["sha256"][:TOKEN_CHARS]
 
 
-def read_sidecar(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(meta, arrays) of a sidecar. Raises SidecarError, one sentence, for anything that cannot be trusted."""
+def read_sidecar(path: str | os.PathLike, token: str | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(meta, arrays) of a sidecar. Raises SidecarError, one sentence, for anything that cannot be trusted.
+
+    token: what `write_sidecar` returned, as the checkpoint beside keeps it (None: it keeps none).
+    """
+    if Path(path).exists() and not Path(path).is_file():  # a pipe or a device may have no end
+        raise SidecarError(f"{path} is not a regular file, so it is no sidecar; give the path of one")
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -53,7 +61,9 @@ def read_sidecar(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.
         end = data.index(b"\n", len(MAGIC))
         header = json.loads(data[len(MAGIC) : end])
         version, size, digest, meta_json = (header[k] for k in ("version", "payload_bytes", "sha256", "meta"))
-    except (ValueError, KeyError, TypeError) as error:
+        if not (isinstance(size, int) and isinstance(digest, str) and isinstance(meta_json, str)):
+            raise TypeError("a field of another type")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SidecarError(f"the header of the sidecar {path} is damaged; use an older one") from error
     if version != VERSION:
         raise SidecarError(
@@ -65,8 +75,15 @@ def read_sidecar(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.
         raise SidecarError(f"the sidecar {path} is truncated ({len(payload)} of {size} bytes); use an older one")
     if _digest(meta_json, payload) != digest:
         raise SidecarError(f"the sidecar {path} was altered (its digest does not match); use an older one")
-    with np.load(io.BytesIO(payload), allow_pickle=False) as npz:
-        return json.loads(meta_json), {name: npz[name] for name in npz.files}
+    if token is not None and digest[:TOKEN_CHARS] != token:
+        raise SidecarError(
+            f"the sidecar {path} was not written with this checkpoint (it is {digest[:TOKEN_CHARS]}, the checkpoint "
+            f"names {token}); another run wrote here, or a file was copied: use the sidecar that belongs to it"
+        )
+    try:
+        return json.loads(meta_json), load_npz(io.BytesIO(payload))
+    except (ValueError, RecursionError) as error:
+        raise SidecarError(f"the sidecar {path} is damaged: {error}; use an older one") from error
 
 
 def nest(prefix: str, arrays: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -87,7 +88,9 @@ class World:
 
         A UserError is raised as it is everywhere; of any other the other ranks know the text (RuntimeError).
         """
-        value = caught = told = None
+        value: Any = None
+        caught: Exception | None = None
+        told: Exception | None = None
         if self.is_zero:
             try:
                 value = compute()
@@ -99,6 +102,50 @@ class World:
         if told is not None:
             raise caught or told
         return value
+
+    def require_success(self, action: Callable[[], None], hint: Callable[[], str] = lambda: "") -> None:
+        """Run `action` on this rank; stop every rank where it failed on one. Collective: one 8-byte sum if all is well.
+
+        Raises UserError on every rank alike for an OSError or UserError of any: rank, what was wrong, and what `hint`
+        says to do. Another exception is a fault of ours; it is raised where it happened, and told to the others.
+        """
+        problem, caught = None, None
+        try:
+            action()
+        except UserError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"{error.filename or 'a file'} could not be written or read: {error.strerror or error}"
+        except Exception as error:  # noqa: BLE001 - the others wait in the sum
+            problem, caught = f"{type(error).__name__}: {error}", error
+        failed = self.sum_(torch.tensor([0 if problem is None else 1], dtype=torch.int64, device=self.device))
+        if int(failed) == 0:
+            return
+        problems = {rank: text for rank, text in enumerate(self.gather(problem)) if text is not None}
+        if caught is not None:
+            raise caught
+        first = min(problems)
+        more = f" (and {len(problems) - 1} more ranks)" if len(problems) > 1 else ""
+        where = f"rank {first}{more}: " if self.size > 1 else ""
+        raise UserError("; ".join(filter(None, [f"{where}{problems[first]}", hint()])))
+
+    def store(self) -> Any | None:
+        """The key-value store of the rendezvous, or None in a world of one."""
+        return None if self.size == 1 else dist.distributed_c10d._get_default_store()
+
+    def timeout(self) -> float | None:
+        """Seconds after which a collective of the default group gives up, or None if that cannot be known."""
+        try:
+            group = dist.distributed_c10d._get_default_group()
+            return group._get_backend(self.device).options._timeout.total_seconds()
+        except (AttributeError, RuntimeError, ValueError):
+            return None
+
+    @property
+    def ranks_on_node(self) -> int:
+        """Ranks of this node, as launchers say it in LOCAL_WORLD_SIZE; 1 where they do not."""
+        text = os.environ.get("LOCAL_WORLD_SIZE", "")
+        return int(text) if text.isdigit() and int(text) > 0 else 1
 
     def gather_int64(self, value: int) -> list[int]:
         """Every rank's 64-bit integer, in rank order, on every rank."""

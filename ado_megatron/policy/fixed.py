@@ -5,49 +5,60 @@ Legend: K domains.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ado_megatron.errors import UserError
+from ado_megatron.policy.context import PolicyContext, as_context
+from ado_megatron.policy.options import PolicyOptions
 from ado_megatron.policy.state import PolicyState, normalised, state_at
+from ado_megatron.scaling_law.laws import Laws
 
 
 class StaticPolicy:
     """The prior, always."""
 
-    def __init__(self, prior_K):
-        self.prior_K = normalised(prior_K)
+    def __init__(self, config: PolicyOptions, context: PolicyContext | ArrayLike):
+        """config: nothing of it counts. context: or a prior alone."""
+        self.prior_K = as_context(context).prior_K
 
     def initial_state(self) -> PolicyState:
+        """Before the first block."""
         return state_at(self.prior_K, self.prior_K)
 
     def spans(self, first: int, stop: int) -> list[tuple[np.ndarray, int]]:
         """As of AdoPolicy."""
         return [(self.prior_K, stop - first)]
 
-    def step(self, state: PolicyState, laws, counts_K) -> PolicyState:
-        samples_K = state.samples_K + np.asarray(counts_K, np.int64)
-        return dataclasses.replace(state, step=state.step + 1, samples_K=samples_K, weights_K=self.prior_K)
+    def constant_until(self, state: PolicyState, laws: Laws | None, stop: int) -> int:
+        """As of AdoPolicy: to the end, but a state that another policy saved has other weights for one block."""
+        return stop if np.array_equal(state.weights_K, self.prior_K) else min(state.step + 1, stop)
+
+    def step(self, state: PolicyState, laws: Laws | None, counts_K: ArrayLike) -> PolicyState:
+        """As of AdoPolicy."""
+        return state.after(counts_K).at_weights(self.prior_K)
 
 
 class StagesPolicy:
-    """Declared weights from declared blocks on; the prior before the first.
+    """Declared weights from declared blocks on; the prior before the first."""
 
-    stages: list of (first block, weights_K), in ascending order of the block.
-    """
+    def __init__(self, config: PolicyOptions, context: PolicyContext | ArrayLike):
+        """config: its `stages` is the file that declares them. Raises UserError for one that does not fit."""
+        context = as_context(context)
+        self.prior_K = context.prior_K
+        self.stages = read_stages(config.stages, context.num_domains, context.names_K)
 
-    def __init__(self, stages, prior_K):
-        self.prior_K = normalised(prior_K)
-        self.stages = [(int(block), normalised(weights_K)) for block, weights_K in stages]
-
-    def _weights(self, block):
+    def _weights(self, block: int) -> np.ndarray:
         return next((w_K for first, w_K in reversed(self.stages) if block >= first), self.prior_K)
 
     def initial_state(self) -> PolicyState:
+        """Before the first block."""
         return state_at(self._weights(0), self.prior_K)
 
     def spans(self, first: int, stop: int) -> list[tuple[np.ndarray, int]]:
@@ -55,13 +66,17 @@ class StagesPolicy:
         begins = [first, *(block for block, _ in self.stages if first < block < stop), stop]
         return [(self._weights(begin), end - begin) for begin, end in itertools.pairwise(begins)]
 
-    def step(self, state: PolicyState, laws, counts_K) -> PolicyState:
-        samples_K = state.samples_K + np.asarray(counts_K, np.int64)
-        step = state.step + 1
-        return dataclasses.replace(state, step=step, samples_K=samples_K, weights_K=self._weights(step))
+    def constant_until(self, state: PolicyState, laws: Laws | None, stop: int) -> int:
+        """As of AdoPolicy: to the next declared block."""
+        return min([block for block, _ in self.stages if block > state.step] + [stop])
+
+    def step(self, state: PolicyState, laws: Laws | None, counts_K: ArrayLike) -> PolicyState:
+        """As of AdoPolicy."""
+        state = state.after(counts_K)
+        return state.at_weights(self._weights(state.step))
 
 
-def read_stages(path: str, num_domains: int, names_K=None) -> list[tuple[int, np.ndarray]]:
+def read_stages(path: str, num_domains: int, names_K: Sequence[str] | None = None) -> list[tuple[int, np.ndarray]]:
     """Stages of a JSON file: [{"block": 0, "weights": {"wiki": 1, "code": 3}}, {"block": 500, "weights": [2, 1]}].
 
     A domain that a mapping leaves out gets weight 0. Raises UserError when the file does not say that.
@@ -79,7 +94,7 @@ def read_stages(path: str, num_domains: int, names_K=None) -> list[tuple[int, np
             for block, weights in stages]
 
 
-def _stage_weights(weights, num_domains, names_K, where):
+def _stage_weights(weights: Any, num_domains: int, names_K: Sequence[str] | None, where: str) -> np.ndarray:
     if isinstance(weights, dict):
         unknown = sorted(set(weights) - set(names_K or ()))
         if unknown:

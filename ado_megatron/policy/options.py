@@ -14,8 +14,16 @@ class PolicyOptions(LawOptions):
     """How laws become weights. A policy reads laws, so what n a law counts is an option of it, too."""
 
     policy: str = option(
-        "ado", "what sets the weights: scaling laws, fixed weights, or declared stages",
-        choices=("ado", "static", "stages"), resume="free", compare=False,
+        "ado",
+        "what sets the weights: the recursion of ADO (ado), a plan to the end of the run (plan), the prior (static), "
+        "declared stages (stages), or a class of your own by its name in the entry point group ado_megatron.policies",
+        resume="free", compare=False,
+    )
+    target: str = option(
+        "prior",
+        "target τ, whose weighted loss the mixture serves: the weights given (prior), token shares (natural), uniform, "
+        "code=.4,web=.6 (others 0), or a JSON or YAML file of domain: weight",
+        resume="free", ranks="content",
     )
     stages: str | None = option(
         None, "JSON file of declared stages for policy=stages",
@@ -47,6 +55,10 @@ class PolicyOptions(LawOptions):
         choices=("preference", "policy", "both"), kind=str,
     )
     clip_prior: bool | None = option(None, "the prior in force before the first laws is clipped too", kind=bool)
+    max_change: float | None = option(
+        None, "greatest total variation of the weights of policy=ado from those at the last refit; 1: no bound",
+        above=0.0, high=1.0, kind=float, resume="free",
+    )
     min_share: float | None = option(None, "δ, least share of a domain", low=0.0, high=1.0, kind=float)
     min_share_factor: float | None = option(None, "c of δ_K = min(δ, c/K); 0: δ_K = δ", low=0.0, high=1.0, kind=float)
     max_share: float | None = option(None, "greatest share of a domain", above=0.0, high=1.0, kind=float)
@@ -54,6 +66,33 @@ class PolicyOptions(LawOptions):
         None, "first step with a refit and with weights other than the prior",
         low=0, kind=int, resume="free",
     )
+
+    plan_kl: float = option(
+        0.05, "policy=plan: κ, nats of target loss that a unit of KL(shares to come ‖ prior) must gain; 0: no pull",
+        low=0.0, resume="free",
+    )
+    plan_max_change: float = option(
+        0.1, "policy=plan: greatest total variation of the weights from one refit to the next; 1: no bound",
+        above=0.0, high=1.0, resume="free",
+    )
+    plan_gate: float = option(
+        2.0, "policy=plan: the weights move if the predicted gain exceeds this many standard errors; 0: any gain",
+        low=0.0, resume="free",
+    )
+    plan_model_error: float = option(
+        0.01, "policy=plan: standard error of a law that its fit does not show, for the gate: part of the loss for "
+        "each factor e of samples; 0: none",
+        low=0.0, high=1.0, resume="free",
+    )
+    plan_repeat: float = option(
+        15.0, "policy=plan: R*, epochs after which repeated data are worth little; 0: repeats count like new data",
+        low=0.0, resume="free",
+    )
+    probe: float = option(
+        0.0, "zero-sum probing: weights go up and down by this many per cent in pairs of stretches; 0: off",
+        low=0.0, high=50.0, resume="free",
+    )
+    probe_length: int = option(100, "blocks of one half of a pair of probing", low=1, resume="free")
 
     def __post_init__(self) -> None:
         super().__post_init__()

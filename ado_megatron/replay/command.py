@@ -16,7 +16,7 @@ import numpy as np
 from ado_megatron import profiles
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
-from ado_megatron.policy import make_policy
+from ado_megatron.policy import PolicyContext, make_policy
 from ado_megatron.replay.trace import Trace, read_trace
 from ado_megatron.scaling_law.history import LossHistory
 from ado_megatron.scaling_law.laws import Laws
@@ -39,7 +39,9 @@ class Replay:
 def replay(trace: Trace, config: AdoConfig) -> Replay:
     """Runs history, fits and policy of `config` over a trace, synchronously. Laws in the trace are used, not fitted."""
     config = config.resolved()
-    policy = make_policy(config, trace.prior_K, trace.names_K)
+    block_size = max(int(trace.counts_TxK.sum() / max(len(trace.counts_TxK), 1)), 1)
+    policy = make_policy(config, PolicyContext(trace.prior_K, names_K=tuple(trace.names_K), block_size=block_size,
+                                               num_blocks=len(trace.counts_TxK), seed=config.seed))
     history = LossHistory(trace.prior_K.size, config)
     given = None
     if trace.law_steps_R is not None:
@@ -53,7 +55,7 @@ def replay(trace: Trace, config: AdoConfig) -> Replay:
         history.append(t, samples_K, counts_K, np.where(tokens_K > 0, loss_K, 0.0) * tokens_K, tokens_K)
         fit = None
         if given is not None:
-            fit = Laws.given(given[t]) if t in given else None
+            fit = Laws.given(given[t], config.given_transfer) if t in given else None
         elif config.refit_at(t):
             fit = fit_history(history.cut(t + 1), config)
         if fit is not None:

@@ -10,6 +10,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
+from ado_megatron.scaling_law.laws import Laws  # noqa: E402
+
 
 def draw(path: str, trace, results: dict) -> None:
     """Writes the image. results: label → Replay. The twelve domains with the largest weights have a legend."""
@@ -27,8 +29,8 @@ def draw(path: str, trace, results: dict) -> None:
                         lw=0.4, alpha=0.5)
             if result.fits_R and result.fits_R[-1].ok_K[k]:
                 n_T = own_TxK[:, k] if result.own_n else own_TxK.sum(1)
-                a, e, alpha = result.laws_RxKx3[-1, k]
-                bottom.plot(np.exp(e) + np.exp(a - alpha * np.log(n_T)), color=colours(k % 20), lw=1)
+                law = Laws.given(result.laws_RxKx3[-1, k : k + 1])
+                bottom.plot(law.loss(n_T[:, None])[:, 0], color=colours(k % 20), lw=1)
         top.set_title(label, fontsize=9)
         top.legend(fontsize=6)
         bottom.set_xlabel("step")

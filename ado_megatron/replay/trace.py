@@ -10,8 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ado_megatron.errors import UserError
-from ado_megatron.measure.metrics import read_metrics
+from ado_megatron.files import load_npz
+from ado_megatron.measure.metrics import check_record, read_metrics
 
+# array, kinds of its numbers, dimensions
+_FORM = (("prior_K", "fiu", 1), ("counts_TxK", "fiu", 2), ("loss_TxK", "fiu", 2), ("law_steps_R", "iu", 1),
+         ("laws_RxKx3", "fiu", 3), ("domains", "US", 1))  # fmt: skip
+MOST_STEPS = 10_000_000  # of a trace
 _OPTIONS = ("start_step", "refit_interval", "ignore_steps", "own_n")
 
 
@@ -43,18 +48,23 @@ def read_trace(path: str) -> Trace:
 
 def _read_npz(path) -> Trace:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            data = dict(file)
+        data = load_npz(path)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the trace {path}: {error}") from None
     for name in ("prior_K", "counts_TxK", "loss_TxK"):
         if name not in data:
             raise UserError(f"the trace {path} has no array {name}; it has {sorted(data)}")
+    for name, kinds, ndim in _FORM:
+        if name in data and (data[name].dtype.kind not in kinds or data[name].ndim != ndim):
+            raise UserError(f"the trace {path}: {name} is {data[name].dtype} of {data[name].ndim} dimensions; it must "
+                            f"hold numbers in {ndim}")  # fmt: skip
     if ("laws_RxKx3" in data) != ("law_steps_R" in data):
         raise UserError(f"the trace {path} needs both of law_steps_R and laws_RxKx3, or neither")
     names = [str(name) for name in data.get("domains", [f"domain{k}" for k in range(data["prior_K"].size)])]
-    options = {name: data[name].item() for name in _OPTIONS if name in data}
-    return Trace(data["prior_K"].astype(np.float64), data["counts_TxK"].astype(np.int64),
+    options = {name: data[name].item() for name in _OPTIONS if name in data and data[name].size == 1}
+    with np.errstate(invalid="ignore"):
+        counts_TxK = data["counts_TxK"].astype(np.int64)
+    return Trace(data["prior_K"].astype(np.float64), counts_TxK,
                  data["loss_TxK"].astype(np.float64), names, data.get("law_steps_R"), data.get("laws_RxKx3"), options)
 
 
@@ -65,10 +75,14 @@ def _read_metrics(path) -> Trace:
     steps = [record for record in records if record["type"] == "step"]
     if header is None or not steps:
         raise UserError(f"{path} has no run header or no step records; is it the metrics.jsonl of a run?")
+    for record in (header, *steps):
+        check_record(record, path, header)
     names = [str(name) for name in header["domains"]]
     counts, losses, last = [], [], 0
     for record in sorted(steps, key=lambda record: record["step"]):
         size = max(int(record["step"]) - last, 1)
+        if size > MOST_STEPS:
+            raise UserError(f"line {record.line} of {path} covers {size:,} steps; a replay takes {MOST_STEPS:,}")
         last = int(record["step"])
         edges = np.floor(np.outer(np.arange(size + 1), record["counts_K"]) / size + 1e-9).astype(np.int64)
         counts.append(np.diff(edges, axis=0))
@@ -91,6 +105,10 @@ def _checked(path, trace: Trace) -> Trace:
         raise UserError(f"the trace {path}: laws_RxKx3 has shape {trace.laws_RxKx3.shape}")
     if len(trace.names_K) != num:
         raise UserError(f"the trace {path} has {len(trace.names_K)} domain names for {num} domains")
-    if (trace.counts_TxK < 0).any():
-        raise UserError(f"the trace {path}: counts_TxK has negative counts")
+    if (trace.counts_TxK < 0).any() or trace.counts_TxK.sum(dtype=np.float64) > 2**53:
+        raise UserError(f"the trace {path}: counts_TxK has negative counts, or more than there can be")
+    if not (np.isfinite(trace.prior_K).all() and (trace.prior_K >= 0).all() and 0 < trace.prior_K.sum() < np.inf):
+        raise UserError(f"the trace {path}: prior_K must be finite, not negative and not all zero")
+    if num == 0 or len(trace.counts_TxK) == 0:
+        raise UserError(f"the trace {path} holds no domain or no step")
     return trace

@@ -14,9 +14,7 @@ import numpy as np
 from ado_megatron.blend.epoch_caps import with_share
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
-from ado_megatron.measure.metrics import read_metrics
-
-VERSION = 1
+from ado_megatron.measure.metrics import VERSION, Record, check_record, read_metrics
 
 
 @dataclass(frozen=True)
@@ -168,13 +166,16 @@ def read_run(path: str | Path) -> Run:
     steps = [r for r in records if r["type"] == "step"]
     if not steps:
         raise UserError(f"{file} has no measured interval yet; wait for --ado-log-interval steps")
+    for record in records:
+        check_record(record, file, header)
     try:
         return _run(run_dir.resolve(), header, steps, records)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file} lacks something a report needs: {type(error).__name__}: {error}") from error
+    except (KeyError, TypeError, ValueError, OverflowError, IndexError, AttributeError, MemoryError) as error:
+        what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{file} lacks something a report needs ({what}); it is damaged, or no file of ours") from error
 
 
-def _run(path: Path, header: dict, steps: list[dict], records: list[dict]) -> Run:
+def _run(path: Path, header: Record, steps: list[Record], records: list[Record]) -> Run:
     num = len(header["domains"])
     validations = [r for r in records if r["type"] == "validation"]
     progress = [r for r in records if r["type"] == "progress"]
@@ -203,6 +204,8 @@ def _floats(values) -> np.ndarray:
 
 
 def _supply(header: dict, last: dict) -> Supply:
+    if min(header["domain_of_C"], default=-1) < 0 or max(header["domain_of_C"]) >= len(header["domains"]):
+        raise ValueError("domain_of_C names domains that are not there")
     domain_of_C, lengths_C = np.array(header["domain_of_C"], dtype=int), _floats(header["lengths_C"])
     share_C, caps_C = _floats(header.get("share_C", lengths_C)), header.get("caps_C")
     return Supply(

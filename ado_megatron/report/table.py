@@ -4,7 +4,12 @@ Legend: K domains.
 """
 from __future__ import annotations
 
+import io
+
 import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from ado_megatron.blend.epoch_caps import forecast
 from ado_megatron.errors import UserError
@@ -95,12 +100,16 @@ LEFT = {"domain", "law ε + β·n^−α", "last fit"}
 
 
 def text_table(table: list[tuple[str, list[str]]]) -> str:
-    widths = [max(map(len, (heading, *cells))) for heading, cells in table]
-    rows = [[heading for heading, _ in table], *zip(*(cells for _, cells in table), strict=True)]
-    align = ["<" if heading in LEFT else ">" for heading, _ in table]
-    return "\n".join(
-        "  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, align, widths, strict=True)).rstrip() for row in rows
-    )
+    """The table as plain text, as wide as it needs to be: a terminal wraps it, a pipe keeps it."""
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
+    for heading, _ in table:
+        grid.add_column(Text(heading), justify="left" if heading in LEFT else "right", no_wrap=True)
+    for row in zip(*(cells for _, cells in table), strict=True):
+        grid.add_row(*map(Text, row))
+    console = Console(file=io.StringIO(), width=1 << 16, color_system=None)
+    with console.capture() as captured:
+        console.print(grid)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def comparable(run: Run, other: Run) -> None:

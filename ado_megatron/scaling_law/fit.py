@@ -48,7 +48,8 @@ def fit_laws(n_T, loss_TxK, config: LawOptions | None = None, *, weight_TxK=None
     for first in range(0, some.size, group):
         index = some[first : first + group]
         theta_Kx3[index], f_K[index] = solve(problem.rows(index))
-    return _laws(config, problem, present_KxT, theta_Kx3, f_K)
+    transfer_K = np.full(num, config.given_transfer)
+    return _laws(config, problem, present_KxT, theta_Kx3, f_K, transfer_K)
 
 
 def solve(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
@@ -123,12 +124,13 @@ def _bounds(config, lowest_K):
     return lower, upper
 
 
-def _laws(config, problem, present_KxT, theta_Kx3, f_K):
+def _laws(config, problem, present_KxT, theta_Kx3, f_K, transfer_K):
     """Laws with diagnostics and the verdict of the gate."""
     points_K = present_KxT.sum(-1)
     finite_K = np.isfinite(theta_Kx3).all(-1) & np.isfinite(f_K)
     safe = np.where(finite_K[:, None], theta_Kx3, 0.0)
-    errors_Kx3, speed_K, rms_K = standard_errors(problem, safe)
+    covariance_Kx3x3, speed_K, rms_K = standard_errors(problem, safe)
+    errors_Kx3 = np.sqrt(np.maximum(np.einsum("kii->ki", covariance_Kx3x3), 0.0))
     reasons = [_reason(config, *entry) for entry in zip(points_K, finite_K, speed_K, strict=True)]
     ok_K = np.array([reason == "" for reason in reasons], bool)
     if config.gate == "all" and not ok_K.all():
@@ -138,10 +140,11 @@ def _laws(config, problem, present_KxT, theta_Kx3, f_K):
     if config.fit_bounds == "penalty":  # the released hinge at the lower end of α is −min(α, α_min)
         objective_K = f_K - config.fit_penalty * config.alpha_min
     hidden = ~finite_K
-    for array in (errors_Kx3, speed_K, rms_K):
+    for array in (errors_Kx3, speed_K, rms_K, covariance_Kx3x3):
         array[hidden] = np.nan
     return Laws(*theta_Kx3.T, objective_K=objective_K, ok_K=ok_K, points_K=points_K, rms_K=rms_K,
-                stderr_Kx3=errors_Kx3, speed_stderr_K=speed_K, reason_K=reasons)
+                stderr_Kx3=errors_Kx3, speed_stderr_K=speed_K, reason_K=reasons, transfer_K=transfer_K,
+                transfer_low_K=transfer_K, transfer_high_K=transfer_K, covariance_Kx3x3=covariance_Kx3x3)
 
 
 def _reason(config, points, finite, speed_error) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ado_megatron.errors import UserError
 from ado_megatron.option_fields import option
 from ado_megatron.profiles import ProfileOptions
+from ado_megatron.scaling_law import transfer_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +15,12 @@ class LawOptions(ProfileOptions):
     """How losses become laws."""
 
     own_n: bool | None = option(None, "n counts the domain's own samples (else those of all domains)", kind=bool)
+    transfer: str | None = option(
+        None,
+        "how much of the samples of all domains counts for each domain: own (0), shared (inf), a number, a file"
+        " (domain: value, or the sidecar of an earlier run), or estimate; default: what own_n says",
+        kind=str, ranks="content",
+    )
     ignore_steps: int | None = option(None, "steps left out of every fit, from the start of the run", low=0, kind=int)
     smoothing: str | None = option(
         None, "Savitzky-Golay over the whole history, token-weighted bins, or none",
@@ -64,6 +71,8 @@ class LawOptions(ProfileOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.transfer is not None:
+            transfer_option.number(self.transfer)
         value = self.value
         if value("smoothing_window") % 2 == 0 or value("smoothing_window") <= value("smoothing_order"):
             raise UserError("smoothing_window must be odd and greater than smoothing_order")
@@ -71,3 +80,17 @@ class LawOptions(ProfileOptions):
             raise UserError(f"alpha_min {value('alpha_min')} must be below alpha_max {value('alpha_max')}")
         if value("epsilon_min_share") >= value("epsilon_max_share"):
             raise UserError("epsilon_min_share must be below epsilon_max_share")
+
+    @property
+    def transfer_text(self) -> str:
+        """`transfer`, or what own_n says in its place: own or shared."""
+        if self.transfer is not None:
+            return self.transfer
+        return "own" if self.value("own_n") else "shared"
+
+    @property
+    def given_transfer(self) -> float:
+        """The one transfer that these options give every domain; for a file or `estimate`, whose values stand
+        elsewhere, the end that own_n says. It is what laws have that were saved without their transfer."""
+        value = transfer_option.number(self.transfer_text)
+        return transfer_option.ENDS["own" if self.value("own_n") else "shared"] if value is None else value

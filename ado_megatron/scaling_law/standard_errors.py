@@ -12,9 +12,9 @@ _NO_INFORMATION = 1e-200  # of a parameter; its error is then huge, and finite
 
 
 def standard_errors(problem: Problem, theta_Kx3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Standard errors of the parameters, of the speed relative to itself, and the RMS of the residuals.
+    """Covariance of the parameters, error of the speed relative to itself, and the RMS of the residuals.
 
-    Returns (errors_Kx3, speed_error_K, rms_K). A parameter at a bound is held there: its error is 0.
+    Returns (covariance_Kx3x3, speed_error_K, rms_K). A parameter at a bound is held there: its row and column are 0.
     """
     x, w = problem.x_NxT, problem.w_NxT
     p, s = predict(theta_Kx3, x)
@@ -39,14 +39,13 @@ def standard_errors(problem: Problem, theta_Kx3) -> tuple[np.ndarray, np.ndarray
     covariance = np.where(held[:, :, None] | held[:, None, :], 0.0, covariance)
     freedom_K = np.maximum(effective_K - (~held).sum(-1), 0.5)
     covariance = covariance * (scale_K**2 / freedom_K)[:, None, None]
-    errors_Kx3 = np.sqrt(np.maximum(np.einsum("kii->ki", covariance), 0.0))
     last_K = np.where(w > 0, x, -np.inf).max(-1, initial=-np.inf)
     last_K = np.where(np.isfinite(last_K), last_K, 0.0)
     # log speed = log α + a − (α + 1) log n
     one = np.ones_like(last_K)
     slope = np.stack([one, 0.0 * one, 1.0 / np.maximum(theta_Kx3[:, 2], 1e-3) - last_K], -1)
     speed_K = np.sqrt(np.maximum(np.einsum("ki,kij,kj->k", slope, covariance, slope), 0.0))
-    return errors_Kx3, speed_K, rms_K
+    return covariance, speed_K, rms_K
 
 
 def _scale(r, share):

@@ -29,6 +29,7 @@ from ado_megatron.trainer.parallel import Place
 from ado_megatron.trainer.step_plan import StepPlan
 
 PREFETCH_FACTOR = 2
+SAMPLE_BYTES = 8 + 8 + 4  # of a token: the token, its target, its mask, as a worker hands them over
 
 
 class _TokenizerFacts:

@@ -13,11 +13,12 @@ import torch
 
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
+from ado_megatron.mixer.loader import LoaderSettings
 from ado_megatron.mixer.mixer import Mixer
 from ado_megatron.mixer.world import World
 from ado_megatron.trainer import checkpoints, parallel
 from ado_megatron.trainer.check_data import DataSpec, check_data
-from ado_megatron.trainer.data import PREFETCH_FACTOR, Validation, build_train, make_feed
+from ado_megatron.trainer.data import PREFETCH_FACTOR, SAMPLE_BYTES, Validation, build_train, make_feed
 from ado_megatron.trainer.mixture import make_domains
 from ado_megatron.trainer.model import make_model
 from ado_megatron.trainer.optimizer import make_engine
@@ -79,8 +80,11 @@ class Trainer:
         options = self.options
         self.mixer = Mixer(
             self.config, domains, total_samples=self.plan.total_samples, block_size=options.global_batch,
-            world=self.world, run_dir=self.run, num_workers=options.num_workers, prefetch_factor=PREFETCH_FACTOR,
-            micro_batch=options.micro_batch, dp=self.place.dp, dp_rank=self.place.dp_rank, log=self.say,
+            world=self.world, run_dir=self.run, log=self.say,
+            loader=LoaderSettings(
+                options.num_workers, PREFETCH_FACTOR, options.micro_batch, self.place.dp, self.place.dp_rank,
+                sample_bytes=SAMPLE_BYTES * options.seq_length,
+            ),
         )  # fmt: skip
         self.site.on_train = self._measure
 

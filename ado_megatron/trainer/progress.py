@@ -43,7 +43,7 @@ class Progress:
         now, (then, before) = time.monotonic(), self._since
         rate = (consumed - before) / max(now - then, 1e-9) if before is not None else float("nan")
         self._since = (now, consumed)
-        self._mixer.recorder.metrics.write(
+        self._mixer.rank_zero.recorder.metrics.write(
             "progress", done, loss=loss, lr=lr, grad_norm=grad_norm, samples_per_second=rate
         )
         weights_K = np.asarray(self._mixer.weights_K(consumed))
@@ -58,7 +58,7 @@ class Progress:
 
     def validation(self, done: int, loss_K: np.ndarray) -> None:
         """Mean token loss of each domain (nan: no samples)."""
-        self._mixer.recorder.metrics.write("validation", done, loss_K=loss_K)
+        self._mixer.rank_zero.recorder.metrics.write("validation", done, loss_K=loss_K)
         if self._board is not None:
             for name, loss in zip(self._names_K, loss_K, strict=True):
                 if np.isfinite(loss):

@@ -63,7 +63,7 @@ def test_layout_measures_draws_once_and_resumes(host, layout, place):
     assert_measured(whole)
     weights = [row["weights_K"] for row in whole.metrics("step")]
     assert weights[0] != weights[-1], "the mixture never moved"
-    assert audit(whole.directory).difference is None and audit(whole.directory).seen == 24 * 8
+    assert audit(whole.directory).failure is None and audit(whole.directory).seen == 24 * 8
 
     parts = directory / f"{host}_{layout}_parts"
     first = train(host, parts, data, [*options, "--exit-interval", 12], ranks=ranks, zero=zero)
@@ -72,7 +72,7 @@ def test_layout_measures_draws_once_and_resumes(host, layout, place):
     assert second.status == 0, tail(second)
     assert_measured(second, first=13)
     verdict = audit(parts)
-    assert verdict.difference is None and verdict.samples == 24 * 8 and verdict.attempts == 2
+    assert verdict.failure is None and verdict.samples == 24 * 8 and verdict.attempts == 2
     skip = {14} if host.startswith("lm") else set()
     for step in set(range(13, 25)) - skip:
         assert second.curve[step] == whole.curve[step], f"step {step} differs after the resume"

@@ -51,7 +51,7 @@ def test_data_in_the_form_that_the_host_reads(host, form, tmp_path):
     expected = [n / sum(lengths) for n in lengths] if form == "no_weights" else [0.4, 0.3, 0.2, 0.1]
     assert head["prior_K"] == pytest.approx(expected)
     verdict = audit(run.directory)
-    assert verdict.difference is None and verdict.samples == 48
+    assert verdict.failure is None and verdict.samples == 48
 
 
 @pytest.mark.parametrize("host", ["lm", "lm_main"])
@@ -60,7 +60,7 @@ def test_iterations_to_skip_draw_and_are_not_measured(host, tmp_path):
     run = train(host, tmp_path / "run", forms(tmp_path)["data_path"], options, steps=8)
     assert run.status == 0, tail(run)
     verdict = audit(run.directory)
-    assert verdict.difference is None and (verdict.samples, verdict.seen) == (64, 48)
+    assert verdict.failure is None and (verdict.samples, verdict.seen) == (64, 48)
     tokens = {row["step"]: sum(row["tokens_K"]) for row in run.metrics("step")}
     left_out = (4, 5) if host == "lm" else (3, 4)  # 0.16.1 counts iterations from 0, main from 1
     assert tokens == {step: 0 if step in left_out else 8 * 32 for step in range(1, 9)}
@@ -79,7 +79,7 @@ def test_a_batch_ramp_keeps_blocks_of_the_final_batch(host, tmp_path):
     sizes = [sum(row["counts_K"]) for row in rows]
     assert set(sizes) == {4, 8} and sizes == sorted(sizes)
     verdict = audit(run.directory)
-    assert verdict.difference is None and verdict.samples == verdict.seen == sum(sizes) == rows[-1]["consumed_samples"]
+    assert verdict.failure is None and verdict.samples == verdict.seen == sum(sizes) == rows[-1]["consumed_samples"]
     printed = run.curve
     for step, loss in run.mixture_losses().items():
         if step != 2:

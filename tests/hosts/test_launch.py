@@ -100,6 +100,6 @@ def test_a_template_trains_and_the_same_command_resumes(case, tmp_path):
     assert second.status == 0, tail(second)
     assert set(second.curve) == set(range(7, 13)), "the run went on where it had stopped"
     verdict = audit(tmp_path / "run")
-    assert verdict.difference is None and verdict.samples == verdict.seen == 12 * 8 and verdict.attempts == 2
+    assert verdict.failure is None and verdict.samples == verdict.seen == 12 * 8 and verdict.attempts == 2
     if case == "hostfile":
         assert (tmp_path / "records" / "pdsh").read_text().split() == ["alpha", "beta"] * 2

@@ -125,7 +125,7 @@ def test_two_nodes_lose_one_and_resume(layout, namespaces, tmp_path):
     first = min(resumed.curve)
     assert first % 4 == 1 and first > 4 and max(resumed.curve) == 24
     verdict = audit(save)
-    assert verdict.difference is None and verdict.samples == 24 * 8 and verdict.attempts == 2
+    assert verdict.failure is None and verdict.samples == 24 * 8 and verdict.attempts == 2
     measured = resumed.mixture_losses()
     for step in range(first, 25):
         assert measured[step] == pytest.approx(float(resumed.curve[step][0]), abs=2e-6)

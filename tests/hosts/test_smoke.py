@@ -45,7 +45,7 @@ def test_a_users_command_is_rehearsed_and_his_checkout_stays_as_it_was(host, pp,
     assert run.status == 0, tail(run)
     assert set(run.curve) == {1, 2, 3, 4}
     verdict = audit(out)
-    assert verdict.difference is None and verdict.samples == verdict.seen == 4 * 8
+    assert verdict.failure is None and verdict.samples == verdict.seen == 4 * 8
     tokens = [sum(row["tokens_K"]) for row in run.metrics("step")]
     assert tokens == [8 * 64] * 4, "the loss of every sample was measured, in the shrunken length"
     assert not (tmp_path / "cluster").exists()

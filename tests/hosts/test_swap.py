@@ -74,7 +74,7 @@ def test_stock_then_adaptive_then_stock_draws_every_sample_once(host, tmp_path):
     second = train(host, stock, data, options, ranks=ranks)
     assert second.status == 0, tail(second)
     verdict = audit(stock)
-    assert verdict.difference is None and verdict.samples == 12 * 8 and verdict.attempts == 2
+    assert verdict.failure is None and verdict.samples == 12 * 8 and verdict.attempts == 2
     lengths_C = second.metrics("run")[-1]["lengths_C"]
     by_stock, ours = draws(shadow), draws(stock)
     assert [i for i, _, _ in by_stock + ours] == list(range(24 * 8))
@@ -96,7 +96,7 @@ def test_stock_then_adaptive_then_stock_draws_every_sample_once(host, tmp_path):
     third = train(host, shadow, ["--data-path", *words], options, ranks=ranks)
     assert third.status == 0 and max(third.curve) == 24, tail(third)
     verdict = audit(shadow)
-    assert verdict.difference is None and verdict.samples == 24 * 8 and verdict.attempts == 3
+    assert verdict.failure is None and verdict.samples == 24 * 8 and verdict.attempts == 3
     assert_each_epoch_once(draws(shadow), lengths_C)
 
 
@@ -110,7 +110,7 @@ def test_adaptive_then_static_then_adaptive_draws_every_sample_once(host, tmp_pa
         run = train(host, save, data, [*options, *stage])
         assert run.status == 0, tail(run)
     verdict = audit(save)
-    assert verdict.difference is None and verdict.samples == 24 * 8 and verdict.attempts == 3
+    assert verdict.failure is None and verdict.samples == 24 * 8 and verdict.attempts == 3
     rows = {row["step"]: row["weights_K"] for row in run.metrics("step")}
     assert rows[16] == pytest.approx([0.4, 0.3, 0.2, 0.1])
 
@@ -129,7 +129,7 @@ def test_a_domain_of_which_stock_laid_out_several_epochs_is_read_to_the_end_of_i
     third = train(host, save, equal, [*options, "--override-opt_param-scheduler"], steps=36)
     assert third.status == 0, tail(third)
     verdict = audit(save)
-    assert verdict.difference is None and verdict.samples == 36 * 8 and verdict.attempts == 3
+    assert verdict.failure is None and verdict.samples == 36 * 8 and verdict.attempts == 3
     law = third.metrics("run")[-1]["lengths_C"][3]
     samples = [sample for _, column, sample in draws(save) if column == 3]
     assert max(samples) > law, "stock laid out one epoch only"

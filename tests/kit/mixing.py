@@ -9,6 +9,7 @@ import torch
 
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
+from ado_megatron.mixer.loader import LoaderSettings
 from ado_megatron.mixer.mixer import Mixer
 from ado_megatron.mixer.world import World
 from ado_megatron.stream.sample_key import pack_key
@@ -41,7 +42,9 @@ RUNS: list[Run] = []  # a test may abandon a run as a crash would; its fits are 
 
 def stop_fits() -> None:
     for run in RUNS:
-        run.mixer.refits.cancel()
+        if run.mixer.rank_zero is not None:
+            run.mixer.rank_zero.cancel_fits()
+        run.mixer._lock.release()
     RUNS.clear()
 
 
@@ -49,14 +52,16 @@ class Run:
     """One process of a run: draws the indices that its data rank owns, and measures them."""
 
     def __init__(
-        self, path, conf=CONFIG, *, doms=None, steps=100, batch=16, world=None, dp=1, dp_rank=0, sizes=None, **kwargs
-    ):
+        self, path, conf=CONFIG, *, doms=None, steps=100, batch=16, world=None, dp=1, dp_rank=0, sizes=None,
+        loader=None, **kwargs,
+    ):  # fmt: skip
         self.messages: list[str] = []
         self.steps, self.batch, self.dp, self.dp_rank = steps, batch, dp, dp_rank
         self.sizes = [batch] * steps if sizes is None else sizes  # samples of each step (batch ramp)
         self.mixer = Mixer(
             conf, doms or domains(conf), total_samples=sum(self.sizes), block_size=batch,
-            world=world or World.single(), run_dir=path, dp=dp, log=self.messages.append, **kwargs,
+            world=world or World.single(), run_dir=path, loader=LoaderSettings(dp=dp, **(loader or {})),
+            log=self.messages.append, **kwargs,
         )  # fmt: skip
         RUNS.append(self)
         self.step = self.consumed = 0

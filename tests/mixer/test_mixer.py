@@ -8,7 +8,7 @@ import pytest
 
 from ado_megatron.errors import SidecarError, UserError
 from ado_megatron.measure.metrics import read_metrics
-from ado_megatron.mixer import refit_schedule as refits
+from ado_megatron.mixer import rank_zero
 from ado_megatron.mixer.sidecar import read_sidecar
 from ado_megatron.policy import make_policy
 from ado_megatron.scaling_law import fit_process as fitter
@@ -44,7 +44,7 @@ class HereAndNow(fitter.Fit):
 @pytest.fixture(autouse=True)
 def _fits(request, monkeypatch):
     if "real_fits" not in request.keywords:
-        monkeypatch.setattr(refits, "Fit", HereAndNow)
+        monkeypatch.setattr(rank_zero, "Fit", HereAndNow)
     yield
     stop_fits()
 
@@ -104,7 +104,7 @@ def test_the_rows_do_not_depend_on_how_long_a_fit_takes(tmp_path, monkeypatch, d
             time.sleep(delay)
             return super().result(deadline)
 
-    monkeypatch.setattr(refits, "Fit", SlowFit)
+    monkeypatch.setattr(rank_zero, "Fit", SlowFit)
     slow = Run(tmp_path / "b", steps=60).start().train(60)
     np.testing.assert_array_equal(quick.rows(), slow.rows())
     assert quick.stream == slow.stream
@@ -116,7 +116,7 @@ def test_a_wait_for_a_late_fit_is_logged(tmp_path, monkeypatch):
         def result(self, deadline):
             return dataclasses.replace(super().result(deadline), waited=12.3)
 
-    monkeypatch.setattr(refits, "Fit", LateFit)
+    monkeypatch.setattr(rank_zero, "Fit", LateFit)
     run = Run(tmp_path, steps=40).start().train(40)
     assert run.messages[-1] == "ado: the training waited 12.3 s for the fit of block 20"
     assert records(tmp_path, "fit")[0]["wait_seconds"] == 12.3
@@ -130,10 +130,10 @@ def test_a_failed_fit_leaves_the_old_laws_and_says_why(tmp_path, monkeypatch):
             return super().result(deadline)
 
     run = Run(tmp_path, steps=100).start().train(45)
-    laws = run.mixer.planner.laws
-    monkeypatch.setattr(refits, "Fit", DyingFit)
+    laws = run.mixer.rank_zero.planner.laws
+    monkeypatch.setattr(rank_zero, "Fit", DyingFit)
     run.train(100)
-    assert run.mixer.planner.laws is laws
+    assert run.mixer.rank_zero.planner.laws is laws
     said = "the fit at block 60 failed, the old laws stay in force: its process ended with status -9"
     assert said in "".join(run.messages)
     assert "status -9" in records(tmp_path, "fit")[-1]["failed"]
@@ -186,8 +186,8 @@ def test_a_resume_may_change_the_workers(tmp_path):
     whole = Run(tmp_path / "w", conf, steps=60).start().train(60)
     first = Run(tmp_path / "p", conf, steps=60).start().train(25)
     first.save(tmp_path / "s.ado")
-    second = Run(tmp_path / "p", conf, steps=60, num_workers=4, micro_batch=4).start(tmp_path / "s.ado")
-    assert second.mixer.lead == 4
+    second = Run(tmp_path / "p", conf, steps=60, loader={"num_workers": 4, "micro_batch": 4}).start(tmp_path / "s.ado")
+    assert second.mixer.lookahead == 4
     assert whole.stream == first.stream + second.train(60).stream
 
 
@@ -223,7 +223,7 @@ def test_leaving_shadow_takes_effect_at_once(tmp_path):
     first.save(tmp_path / "s.ado")
     second = Run(tmp_path, CONFIG, steps=120).start(tmp_path / "s.ado")
     weights = second.mixer.weights_K(55 * 16)
-    np.testing.assert_allclose(weights, first.mixer.planner.shadow_K(55), rtol=1e-12)
+    np.testing.assert_allclose(weights, first.mixer.rank_zero.planner.shadow_K(55), rtol=1e-12)
 
 
 def test_a_replayed_step_counts_once_and_a_skipped_one_not(tmp_path):
@@ -282,7 +282,7 @@ def test_the_start_says_how_often_each_domain_will_be_read(tmp_path):
 
 def test_the_lead_is_checked_against_the_loader(tmp_path):
     with pytest.raises(UserError, match="--ado-lead 2 is too small.*hold samples of 6 blocks"):
-        Run(tmp_path, config(lead=2), num_workers=4, prefetch_factor=2, micro_batch=4, dp=2)
+        Run(tmp_path, config(lead=2), dp=2, loader={"num_workers": 4, "prefetch_factor": 2, "micro_batch": 4})
 
 
 def change_one(tmp_path, **changes):
@@ -423,10 +423,10 @@ def test_active_after_shadow_starts_where_stock_stood_with_the_laws_of_the_shado
     active.step, active.consumed = 60, 960
     active.mixer.load(tmp_path / "s.ado")
     active.mixer.start(960, step=60, start_C=start_C)
-    np.testing.assert_allclose(active.mixer.weights_K(960), shadow.mixer.planner.shadow_K(60), rtol=1e-12)
+    np.testing.assert_allclose(active.mixer.weights_K(960), shadow.mixer.rank_zero.planner.shadow_K(60), rtol=1e-12)
     assert np.abs(active.mixer.weights_K(960) - active.mixer.domains.prior_K).max() > 1e-3, "no law was in force"
     active.train(100)
     for column, first in enumerate(start_C):
         drawn = sorted(j for c, j in active.stream if c == column)
         assert drawn == list(range(first, first + len(drawn)))
-    assert active.mixer.recorder.history.cut(100)["step_T"].min() < 60, "what the shadow measured is lost"
+    assert active.mixer.rank_zero.recorder.history.cut(100)["step_T"].min() < 60, "what the shadow measured is lost"

@@ -1,0 +1,55 @@
+"""What the run's data loader holds in flight, and the shared memory that it needs on a node."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from ado_megatron.errors import UserError
+from ado_megatron.stream.schedule import lead_blocks
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderSettings:
+    """The data loader of every rank.
+
+    num_workers, prefetch_factor: processes, and micro-batches that each keeps ready (of 0 workers: nothing).
+    micro_batch: samples of a micro-batch. dp: data-parallel ranks. dp_rank: this rank's place among them, for the
+    audit. sample_bytes: what one sample takes when a worker hands it over (0: not known).
+    """
+
+    num_workers: int = 0
+    prefetch_factor: int | None = 2
+    micro_batch: int = 1
+    dp: int = 1
+    dp_rank: int | None = None
+    sample_bytes: int = 0
+
+    def lookahead(self, block_size: int) -> int:
+        """Blocks to keep planned ahead of the one being consumed, so that no worker has to wait.
+
+        One more than the workers hold: under a batch ramp a step may straddle two blocks.
+        """
+        prefetch = self.prefetch_factor or 0
+        return 1 + lead_blocks(self.num_workers, prefetch, self.micro_batch, self.dp, block_size)
+
+    def shared_bytes(self, ranks: int) -> int:
+        """Bytes of shared memory that the loaders of `ranks` ranks on a node may hold at once: what is ready, and one
+        micro-batch a worker being made and one being read."""
+        batches = self.num_workers * ((self.prefetch_factor or 0) + 1) + 1 if self.num_workers else 0
+        return ranks * batches * self.micro_batch * self.sample_bytes
+
+
+def check_shared_memory(loader: LoaderSettings, ranks_on_node: int, directory: str = "/dev/shm") -> None:
+    """UserError, with the numbers, if the loaders' worker processes need more shared memory than the node has free."""
+    need = loader.shared_bytes(ranks_on_node)
+    if not need or not os.path.isdir(directory):
+        return
+    stat = os.statvfs(directory)
+    free = stat.f_bavail * stat.f_frsize
+    if need > free:
+        raise UserError(
+            f"the loader workers of this node may hold {need / 1e6:,.0f} MB in {directory} ({ranks_on_node} ranks × "
+            f"{loader.num_workers} workers), but {free / 1e6:,.0f} MB are free there; enlarge it (docker: --shm-size, "
+            f"else: mount -o remount,size=… {directory}), or use fewer workers or a smaller micro-batch"
+        )
