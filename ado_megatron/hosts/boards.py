@@ -11,7 +11,7 @@ Write = Callable[[dict[str, float], int], None]  # (scalars by name, step)
 
 
 class Boards:
-    """Writes scalars to boards. One that raises is told once and tried again after doubling waits, the others go on.
+    """Writes scalars to boards. One that raises is told once and tried again after ever longer pauses.
 
     What a board lacks stands in metrics.jsonl, so nothing is kept for it.
     """
@@ -24,4 +24,4 @@ class Boards:
         for name, write in boards.items():
             # whatever a client of somebody else's service may raise
             effort = self._efforts.setdefault(name, BestEffort(f"weights and losses for {name}", errors=(Exception,)))
-            effort.attempt(functools.partial(write, scalars, step))
+            effort(functools.partial(write, scalars, step))

@@ -24,6 +24,7 @@ import torch
 
 from ado_megatron.errors import UserError
 from ado_megatron.measure.meter import DomainMeter
+from ado_megatron.measure.metrics_writer import MetricsWriter
 from ado_megatron.mixer.mixer import Mixer
 from ado_megatron.stream.sample_key import KEY_MASK
 
@@ -154,18 +155,16 @@ class Validation:
             if tokens_N.any():
                 mean_N = np.divide(loss_N, tokens_N, out=np.full(len(loss_N), np.nan), where=tokens_N > 0)
                 evaluated.append(Evaluated(kind, self._names[kind], mean_N, tokens_N))
-        if mixer.world.is_zero:
+        if mixer.rank_zero is not None:
             for one in evaluated:
-                _write(one, step, mixer)
+                _write(one, step, len(mixer.domains.names_K), mixer.rank_zero.recorder.metrics)
         return evaluated
 
 
-def _write(one: Evaluated, step: int, mixer: Mixer) -> None:
-    if mixer.rank_zero is None:  # metrics.jsonl is rank zero's
-        return
-    num = len(mixer.domains.names_K)
+def _write(one: Evaluated, step: int, num: int, metrics: MetricsWriter) -> None:
+    """num: train domains, the first of the names."""
     values: dict[str, Any] = {"loss_K": one.loss_N[:num], "tokens_K": one.tokens_N[:num]}
     others = zip(one.names_N[num:], one.loss_N[num:], one.tokens_N[num:], strict=True)
     if len(one.names_N) > num:
         values["others"] = {name: {"loss": loss, "tokens": tokens} for name, loss, tokens in others}
-    mixer.rank_zero.recorder.metrics.write(one.kind, step, **values)
+    metrics.write(one.kind, step, **values)

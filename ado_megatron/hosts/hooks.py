@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ado_megatron.errors import UserError
-from ado_megatron.hosts import console, identity
+from ado_megatron.hosts import console
 from ado_megatron.hosts.boards import Write
 from ado_megatron.hosts.run_facts import RunFacts
 from ado_megatron.hosts.session import Session
 from ado_megatron.hosts.takeover import layout_facts
 
 Wrapper = Callable[[Any], Any]  # takes a function of the framework, returns the hooked one
+TOKEN = "ado_token"  # of the framework's arguments in a checkpoint: the sidecar that was written with it
 LOSS = "script:loss_func"  # lives in the training script, wherever that is
 
 
@@ -217,23 +218,24 @@ def evaluate_and_print_results(session: Session, framework: Framework, stock: An
 
 
 def save_checkpoint(session: Session, framework: Framework, stock: Any) -> Any:
-    """The sidecar before the framework's checkpoint, so that a whole checkpoint always has one; both get the same
-    mark, which the framework keeps among its arguments."""
+    """The sidecar before the framework's checkpoint, so that a whole checkpoint always has one. The sidecar's token
+    (Mixer.save) goes among the arguments, which both frameworks write whole into every checkpoint."""
 
     def save_checkpoint(iteration, *args, **kwargs):
         settings = framework.get_args()
-        identity.put(settings, session.save(settings.save, iteration, settings.consumed_train_samples))
+        token = session.save(settings.save, iteration, settings.consumed_train_samples)
+        setattr(settings, TOKEN, token)
         return stock(iteration, *args, **kwargs)
 
     return save_checkpoint
 
 
 def check_checkpoint_args(session: Session, framework: Framework, stock: Any) -> Any:
-    """Overhears the arguments with which the loaded checkpoint was trained."""
+    """Overhears the arguments with which the loaded checkpoint was trained, and the token of its sidecar."""
 
     def check_checkpoint_args(checkpoint_args, *args, **kwargs):
         session.saved_layout = layout_facts(checkpoint_args)
-        session.saved_identity = identity.of(checkpoint_args)
+        session.saved_token = getattr(checkpoint_args, TOKEN, None)  # none where it was saved without a sidecar
         return stock(checkpoint_args, *args, **kwargs)
 
     return check_checkpoint_args

@@ -24,7 +24,7 @@ import torch
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
-from ado_megatron.hosts import identity, takeover
+from ado_megatron.hosts import takeover
 from ado_megatron.hosts.boards import Boards
 from ado_megatron.hosts.console import by_name, say
 from ado_megatron.hosts.evaluation import Validation
@@ -48,14 +48,13 @@ class Session:
         self.drawn_by = NEW  # who drew the samples before the loaded checkpoint
         self.origin: dict[str, Any] | None = None  # of the loaded run (takeover.drawn_by)
         self.saved_layout: dict[str, Any] | None = None  # layout_facts of the loaded checkpoint
-        self.saved_identity: str | None = None  # the mark of the loaded checkpoint (identity.py)
+        self.saved_token: str | None = None  # of the loaded checkpoint: which sidecar belongs to it, if it says so
         self._contributes = False  # this rank's losses count
         self._train_sets: list[AdaptiveTrainSet | ShadowTrainSet] = []
         self._drawn: list[tuple[torch.Tensor, torch.Tensor]] = []  # keys and samples of the running attempt
         self._unmeasured: deque[torch.Tensor] = deque()  # those of them whose loss is still to come
         self._seen: list[torch.Tensor] = []
         self._step = 0
-        self._mark: str | None = None  # of this run's last save, or of the one that was loaded
         self._validation = Validation()
         self.boards = Boards()
 
@@ -90,24 +89,13 @@ class Session:
             return
         world = World.detect(facts.contributes, facts.device)
         try:
-            self.drawn_by, self.origin = world.run_on_rank_zero(lambda: self._find_sidecar(facts))
+            self.drawn_by, self.origin = world.run_on_rank_zero(
+                lambda: takeover.drawn_by(facts.load, facts.iteration, self.saved_token)
+            )
             if self.changes_over and self.drawn_by != ADAPTIVE:
                 takeover.check_same_layout(self.saved_layout, facts.layout)
         except UserError as error:
             self.refuse(str(error))
-
-    def _find_sidecar(self, facts: RunFacts) -> tuple[str, dict[str, Any] | None]:
-        """Rank zero: who drew the samples so far, and the origin. SidecarError for a sidecar of another save."""
-        found = takeover.drawn_by(facts.load, facts.iteration)
-        if found[0] in (ADAPTIVE, SHADOW) and self.saved_layout is not None:  # the checkpoint's arguments were seen
-            path = sidecar_path(facts.load or ".", facts.iteration)
-            try:
-                identity.require_same(takeover.mark_of(path), self.saved_identity, path)
-            except UserError as error:
-                if not self.config.accept_changes:
-                    raise
-                say(f"--ado-accept-changes goes on although {error}")
-        return found
 
     def train_set(
         self, datasets: Sequence[Any], weights: Sequence[float], prefixes: Sequence[str], size: int, host_key: str,
@@ -166,15 +154,14 @@ class Session:
         except UserError as error:
             self.refuse(str(error))
             return
-        self.mixer, self._contributes = mixer, facts.contributes
-        self._step, self._mark = facts.iteration, self.saved_identity
+        self.mixer, self._contributes, self._step = mixer, facts.contributes, facts.iteration
         say(f"{'measuring the stock blend of' if self.config.shadow else 'mixing'} {len(domains.names_K)} domains")
 
     def _start(self, mixer: Mixer, world: World, facts: RunFacts) -> None:
         """Start the mixer where the checkpoint stands. UserError on every rank if that cannot be."""
         start_C = world.run_on_rank_zero(lambda: self._drawn_by_stock(facts)) if self.changes_over else None
         if self.drawn_by in (ADAPTIVE, SHADOW):
-            mixer.load(sidecar_path(facts.load or ".", facts.iteration))
+            mixer.load(sidecar_path(facts.load or ".", facts.iteration), self.saved_token)
         mixer.start(facts.consumed_samples, step=facts.iteration, start_C=start_C)
 
     def _drawn_by_stock(self, facts: RunFacts) -> np.ndarray:
@@ -248,12 +235,10 @@ class Session:
 
     def save(self, directory: str | None, iteration: int, consumed_samples: int) -> str | None:
         """The sidecar of the framework's checkpoint of `iteration`; written first, so a whole checkpoint always has
-        one. Returns the mark that the checkpoint is to keep, None if no sidecar was written. Collective."""
+        one. Returns its token, which the checkpoint is to keep; None if no sidecar was written. Collective."""
         if self.mixer is None or directory is None:
             return None
-        self._mark = self.mixer.world.broadcast(identity.next_mark(self._mark))
-        self.mixer.save(sidecar_path(directory, iteration), iteration, consumed_samples, nonce=self._mark)
-        return self._mark
+        return self.mixer.save(sidecar_path(directory, iteration), iteration, consumed_samples)
 
     def weights(self, consumed_samples: int) -> dict[str, float]:
         """Weight in force by domain name (exact on rank zero, from the table's row on others); {} without a mixer."""

@@ -44,21 +44,17 @@ def sidecar_path(checkpoints: str | Path, iteration: int) -> Path:
     return Path(checkpoints) / "ado" / f"state_{iteration}.ado"
 
 
-def drawn_by(load: str | None, iteration: int) -> tuple[str, dict[str, Any] | None]:
+def drawn_by(load: str | None, iteration: int, token: str | None = None) -> tuple[str, dict[str, Any] | None]:
     """Who drew the samples of the run up to the checkpoint of `iteration` in `load`, and the run's origin if it has
-    one: {"size": train samples, "weights": [[prefix without directory, weight], …]} asked of the framework."""
+    one: {"size": train samples, "weights": [[prefix without directory, weight], …]} asked of the framework.
+    token: of the sidecar that was written with the checkpoint, if that keeps it. SidecarError for another sidecar."""
     if iteration == 0:
         return NEW, None
     path = sidecar_path(load or ".", iteration)
     if not path.is_file():
         return STOCK, None
-    meta = read_sidecar(path)[0]
+    meta = read_sidecar(path, token)[0]
     return (SHADOW if meta["config"]["shadow"] else ADAPTIVE), meta.get("origin")
-
-
-def mark_of(path: Path) -> str | None:
-    """The mark of the save that wrote the sidecar (identity.py); None before there were marks. Raises SidecarError."""
-    return read_sidecar(path)[0].get("nonce")
 
 
 def weights_at(origin: Mapping[str, Any], prefixes_C: Sequence[str]) -> list[float]:

@@ -253,10 +253,9 @@ class Mixer:
 
     # ---------------------------------------------------------------- checkpoints
 
-    def save(self, path: str | Path, step: int, consumed_samples: int, nonce: str | None = None) -> str:
+    def save(self, path: str | Path, step: int, consumed_samples: int) -> str:
         """Write the sidecar of the checkpoint after `step` steps. Collective. Returns its token, the same on every
-        rank: a checkpoint that keeps it can only be resumed with this sidecar. nonce: a mark of this save for
-        checkpoints that are written by others and cannot wait for the token; the sidecar keeps it under this name.
+        rank: a checkpoint that keeps it can only be resumed with this sidecar.
 
         Raises UserError on every rank, with rank, path and reason, where one could not write its sidecar or draw log.
         """
@@ -266,8 +265,7 @@ class Mixer:
         def write() -> None:
             nonlocal token
             if self.world.is_zero:
-                facts = {"origin": self._origin, "nonce": nonce}
-                token = write_sidecar(path, *self._on_zero().pack(step, consumed_samples, self.refits, facts))
+                token = write_sidecar(path, *self._on_zero().pack(step, consumed_samples, self.refits, self._origin))
             if self.draw_log is not None:
                 self.draw_log.flush()
 

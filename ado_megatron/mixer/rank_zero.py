@@ -173,13 +173,13 @@ class RankZero:
 
     # ---------------------------------------------------------------- checkpoints
 
-    def pack(self, step: int, consumed_samples: int, refits: RefitSchedule, facts: dict[str, Any]) -> tuple:
-        """(meta, arrays) of the sidecar of the checkpoint after `step` steps. facts: what else it is to keep, JSON."""
+    def pack(self, step: int, consumed_samples: int, refits: RefitSchedule, origin: dict[str, Any] | None) -> tuple:
+        """(meta, arrays) of the sidecar of the checkpoint after `step` steps. origin: as of Mixer."""
         block_size = self.schedule.block_size
         pending = [(refit.block, refit.step, self._fits.get(refit.block, (None,))[0]) for refit in refits.pending]
         return pack(
             {"step": step, "consumed_samples": consumed_samples, "block_size": block_size,
-             "next_cut": refits.next_snapshot} | facts,
+             "next_cut": refits.next_snapshot, "origin": origin},
             config=self.config, domains=self.domains, schedule=self.schedule.state_dict(consumed_samples),
             planner=self.planner.to_arrays(-(-consumed_samples // block_size)),
             history=self.recorder.history.to_arrays(), cycles=pending,

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from ado_megatron.errors import UserError
-from ado_megatron.hosts import hooks, identity, megatron_deepspeed, megatron_lm
+from ado_megatron.hosts import hooks, megatron_deepspeed, megatron_lm
 
 
 def test_hook_points_that_do_not_fit_are_all_named():
@@ -42,12 +42,12 @@ def test_the_script_is_found_behind_partials_and_wrappers():
 class Recorder:
     """Stands for a session whose methods note their calls."""
 
-    def __init__(self, mark=None):
-        self.calls, self.mark = [], mark
+    def __init__(self, token=None):
+        self.calls, self.token = [], token
 
     def save(self, *place):
         self.calls.append(("save", *place))
-        return self.mark
+        return self.token
 
     def close(self):
         self.calls.append("close")
@@ -58,23 +58,23 @@ def framework(**arguments):
     return settings, hooks.Framework("toy", lambda: settings, None, None, None, None)
 
 
-@pytest.mark.parametrize("mark", ["5f-09", None])
-def test_the_checkpoint_keeps_the_mark_of_its_sidecar(mark):
-    session, kept = Recorder(mark), []
-    settings, toy = framework(ado_save="of the save before")
-    save = hooks.save_checkpoint(session, toy, lambda iteration, model: kept.append(identity.of(settings)))
+@pytest.mark.parametrize("token", ["5f09", None])
+def test_the_checkpoint_keeps_the_token_of_its_sidecar(token):
+    session, kept = Recorder(token), []
+    settings, toy = framework(ado_token="of the save before")
+    save = hooks.save_checkpoint(session, toy, lambda iteration, model: kept.append(settings.ado_token))
     save(12, "model")
-    assert session.calls == [("save", "run", 12, 96)] and kept == [mark]
+    assert session.calls == [("save", "run", 12, 96)] and kept == [token]
 
 
 def test_the_arguments_of_a_loaded_checkpoint_are_overheard():
     session = SimpleNamespace()
-    loaded = SimpleNamespace(ado_save="5f-09", train_iters=3, global_batch_size=4, seed=7)
+    loaded = SimpleNamespace(ado_token="5f09", train_iters=3, global_batch_size=4, seed=7)
     seen = []
     check = hooks.check_checkpoint_args(session, None, lambda *args, **kwargs: seen.append((args, kwargs)))
     check(loaded, skip_args={"x"})
     assert seen == [((loaded,), {"skip_args": {"x"}})]
-    assert session.saved_identity == "5f-09" and session.saved_layout["seed"] == 7
+    assert session.saved_token == "5f09" and session.saved_layout["seed"] == 7
 
 
 @pytest.mark.parametrize(
