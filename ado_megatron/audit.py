@@ -33,24 +33,24 @@ __all__ = ["AuditFailure", "AuditResult", "audit", "main"]
 
 @dataclass
 class AuditResult:
-    """What the audit found. `difference` is None when all is well, else what was found first, and `kind` its kind.
+    """What the audit found. `failure` is None when all is well, else what was found first, and `kind` its kind.
 
-    samples, steps, seen: checked before a failure. repeated, skipped, ranks_differ: as AuditFailure counts them.
-    epochs_C: of the datasets of the last attempt.
+    samples, steps, seen: checked before a failure. repeated, skipped, ranks_differ: as AuditFailure counts them; the
+    first two are None where it leaves them open. epochs_C: of the datasets of the last attempt.
     """
 
     samples: int = 0
     steps: int = 0
     attempts: int = 0
     files: int = 0
-    repeated: int = 0
-    skipped: int = 0
+    repeated: int | None = 0
+    skipped: int | None = 0
     ranks_differ: int = 0
     seen: int = 0
     unflushed_steps: int = 0
     torn_files: int = 0
     epochs_C: list[float] | None = None
-    difference: str | None = None
+    failure: str | None = None
     kind: str | None = None
 
 
@@ -125,9 +125,9 @@ def audit(run: str | Path) -> AuditResult:
     try:
         _check_headers(attempts)
         _check_attempts(attempts, check, result)
-    except AuditFailure as failure:
-        result.difference, result.kind = str(failure), failure.kind
-        result.repeated, result.skipped, result.ranks_differ = failure.repeated, failure.skipped, failure.differ
+    except AuditFailure as found:
+        result.failure, result.kind = str(found), found.kind
+        result.repeated, result.skipped, result.ranks_differ = found.repeated, found.skipped, found.differ
     result.samples, result.seen = check.next_i - begun, check.seen
     result.torn_files = sum(file.torn for file in files)
     result.epochs_C = check.epochs_C()
@@ -166,21 +166,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     options: argparse.Namespace = parser.parse_args(argv)
     result = audit(options.run)
     print(json.dumps(asdict(result)) if options.json else "\n".join(_lines(result)))
-    return 0 if result.difference is None else 1
+    return 0 if result.failure is None else 1
 
 
 def _lines(result: AuditResult) -> list[str]:
-    """What is printed. Both numbers stand there whatever was found."""
+    """What is printed. Both numbers stand there whatever was found; "unknown" where it leaves them open."""
     lines = [f"{result.samples:,} samples in {result.steps:,} steps, {result.attempts} attempts, {result.files} files"]
     if result.torn_files or result.unflushed_steps:
         lines.append(
             f"{result.torn_files} files end in a torn record (ignored); {result.unflushed_steps} last steps were not "
             "written by all ranks (not counted)"
         )
-    numbers = f"repeated = {result.repeated}, skipped = {result.skipped}"
-    if result.difference is None:
+    repeated, skipped = ("unknown" if number is None else number for number in (result.repeated, result.skipped))
+    numbers = f"repeated = {repeated}, skipped = {skipped}"
+    if result.failure is None:
         seen = f"drawn = seen = {result.seen:,}" if result.seen else "no rank logged a loss"
         return [*lines, f"{numbers}, {seen}, same on all ranks"]
     if result.kind == "ranks":
         numbers += f", ranks differ on {result.ranks_differ} samples of the step"
-    return [*lines, f"DIFFERENCE {result.difference}", f"{numbers}; nothing after the difference was checked"]
+    return [*lines, f"FAILED {result.failure}", f"{numbers}; nothing after that was checked"]

@@ -56,7 +56,7 @@ def log_run(run, schedule, *, attempt, first, last, dp=2, batches=None, close=Tr
 def test_a_clean_run_is_proved_and_counted(tmp_path, capsys):
     log_run(tmp_path, make_schedule(), attempt=1, first=0, last=10, peers=2)
     result = audit(tmp_path)
-    assert result.difference is None
+    assert result.failure is None
     assert (result.samples, result.seen, result.steps, result.files) == (120, 120, 10, 4)
     assert result.epochs_C == [round(60 / 7, 4), round(12 / 5, 4), round(48 / 11, 4)]
     assert main([str(tmp_path)]) == 0
@@ -68,7 +68,7 @@ def test_a_clean_run_is_proved_and_counted(tmp_path, capsys):
 def test_a_batch_ramp_that_cuts_blocks_anywhere_is_proved(tmp_path):
     log_run(tmp_path, make_schedule(), attempt=1, first=0, last=8, batches=[2, 2, 4, 6, 8, 10, 12, 12])
     result = audit(tmp_path)
-    assert (result.difference, result.samples) == (None, 56)
+    assert (result.failure, result.samples) == (None, 56)
 
 
 def test_a_resume_replaces_what_was_drawn_past_the_checkpoint_also_with_another_dp(tmp_path):
@@ -77,14 +77,14 @@ def test_a_resume_replaces_what_was_drawn_past_the_checkpoint_also_with_another_
     log_run(tmp_path, schedule, attempt=2, first=6, last=8, dp=1, close=False)  # killed again before a checkpoint
     log_run(tmp_path, schedule, attempt=3, first=6, last=12, dp=2)
     result = audit(tmp_path)
-    assert (result.difference, result.samples, result.attempts) == (None, 144, 3)
+    assert (result.failure, result.samples, result.attempts) == (None, 144, 3)
 
 
 def test_without_the_records_of_the_resumed_steps_the_gap_is_named(tmp_path):
     schedule = make_schedule()
     log_run(tmp_path, schedule, attempt=1, first=0, last=4)
     log_run(tmp_path, schedule, attempt=2, first=5, last=6)
-    assert audit(tmp_path).difference == "skipped: step 5 drew index 60, but index 48 was never drawn"
+    assert audit(tmp_path).failure == "skipped: step 5 drew index 60, but index 48 was never drawn"
 
 
 def test_a_torn_last_record_of_a_killed_rank_is_ignored(tmp_path):
@@ -96,7 +96,7 @@ def test_a_torn_last_record_of_a_killed_rank_is_ignored(tmp_path):
     assert len(logs[0].path.read_bytes()) > len(whole) + 30
     logs[0].path.write_bytes(logs[0].path.read_bytes()[:-3])
     result = audit(tmp_path)
-    assert (result.difference, result.samples, result.torn_files) == (None, 48, 1)
+    assert (result.failure, result.samples, result.torn_files) == (None, 48, 1)
 
 
 def test_ranks_killed_at_different_steps_are_compared_up_to_the_last_common_one(tmp_path):
@@ -104,14 +104,14 @@ def test_ranks_killed_at_different_steps_are_compared_up_to_the_last_common_one(
     logs[1].drawn(4, [pack_key(48, 0)], [1])
     logs[1].flush()
     result = audit(tmp_path)
-    assert (result.difference, result.samples, result.unflushed_steps) == (None, 48, 1)
+    assert (result.failure, result.samples, result.unflushed_steps) == (None, 48, 1)
 
 
 def test_a_file_torn_in_its_header_holds_nothing(tmp_path):
     log_run(tmp_path, make_schedule(), attempt=1, first=0, last=4)
     (tmp_path / "ado" / "audit" / "rank00009-1.draws").write_bytes(b'{"format": "ado-dra')
     result = audit(tmp_path)
-    assert (result.difference, result.torn_files) == (None, 1)
+    assert (result.failure, result.torn_files) == (None, 1)
 
 
 def swap(at, new):
@@ -155,7 +155,7 @@ def test_pipeline_ends_that_differ_are_named_with_both_ranks(tmp_path):
         return [(i, c, (s + 1) % LENGTHS_C[c]) if (step, rank, i) == (5, 2, 62) else (i, c, s) for i, c, s in draws]
 
     log_run(tmp_path, make_schedule(), attempt=1, first=0, last=10, peers=2, edit=edit)
-    text = audit(tmp_path).difference
+    text = audit(tmp_path).failure
     assert "rank 0" in text and "rank 2" in text and text.endswith("differ on index 62")
 
 
@@ -164,7 +164,7 @@ def run_with_one_seen(tmp_path, seen_keys):
     log.drawn(0, [0, pack_key(1, 0)], [3, 1])
     log.seen(0, seen_keys)
     log.close()
-    return audit(tmp_path).difference
+    return audit(tmp_path).failure
 
 
 def test_drawn_without_a_loss_and_a_loss_without_a_draw_are_named(tmp_path):
@@ -181,7 +181,7 @@ def test_a_replayed_step_and_a_skipped_step_are_no_differences(tmp_path):
     log.drawn(1, [pack_key(2, 0)], [0])
     log.skipped(1)
     log.close()
-    assert audit(tmp_path).difference is None
+    assert audit(tmp_path).failure is None
 
 
 def test_a_log_that_begins_in_mid_run_knows_how_far_each_dataset_was(tmp_path):
@@ -193,7 +193,7 @@ def test_a_log_that_begins_in_mid_run_knows_how_far_each_dataset_was(tmp_path):
     log.drawn(4, [pack_key(i, c) for i, c, _ in draws], [s for _, _, s in draws])
     log.close()
     result = audit(tmp_path)
-    assert (result.difference, result.samples) == (None, 72)
+    assert (result.failure, result.samples) == (None, 72)
 
 
 def test_a_directory_without_logs_and_a_foreign_file_are_refused_with_a_sentence(tmp_path):
@@ -247,7 +247,11 @@ def test_ranks_that_differ_are_reported_as_such(tmp_path, capsys):
     result = audit(tmp_path)
     assert (result.kind, result.ranks_differ, result.steps, result.samples) == ("ranks", BLOCK // 2, 5, 60)
     assert main([str(tmp_path)]) == 1
-    assert "ranks differ on 6 samples of the step; nothing after" in capsys.readouterr().out
+    words = "repeated = unknown, skipped = unknown, ranks differ on 6 samples of the step; nothing after that"
+    assert words in capsys.readouterr().out
+    assert main([str(tmp_path), "--json"]) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["repeated"] is None and printed["skipped"] is None and printed["ranks_differ"] == 6
 
 
 # ---------------------------------------------------------------- attempts
@@ -298,7 +302,7 @@ def test_a_resume_on_changed_datasets_is_proved_whatever_the_clock_says(tmp_path
         "rank00000-1.draws", "rank00000-2.draws",
     ]  # fmt: skip
     result = audit(tmp_path)
-    assert (result.difference, result.samples, result.attempts) == (None, 60 * 16, 2)
+    assert (result.failure, result.samples, result.attempts) == (None, 60 * 16, 2)
     drawn_C = second.mixer.schedule.cumulative(60 * 16)
     assert result.epochs_C == [round(n / length, 4) for n, length in zip(drawn_C, lengths, strict=True)]
 
@@ -316,12 +320,12 @@ def attempt_of(run, attempt, first, draws, lengths_C, ids=None, start_C=None):
 def test_a_dataset_that_moved_is_known_by_its_stream_id(tmp_path):
     attempt_of(tmp_path / "a", 1, 0, [(0, 0, 2), (1, 1, 2)], [4, 3], ids=[70, 80])
     attempt_of(tmp_path / "a", 2, 2, [(2, 0, 0), (3, 1, 3)], [3, 4], ids=[80, 70])
-    assert audit(tmp_path / "a").difference is None
+    assert audit(tmp_path / "a").failure is None
     attempt_of(tmp_path / "a", 3, 4, [(4, 0, 3)], [4], ids=[70])  # sample 3 of stream 70 again, which is alone now
-    assert "index 4 read sample 3 of dataset 0 again in epoch 0" in audit(tmp_path / "a").difference
+    assert "index 4 read sample 3 of dataset 0 again in epoch 0" in audit(tmp_path / "a").failure
     attempt_of(tmp_path / "b", 1, 0, [(0, 0, 2)], [4], ids=[70])
     attempt_of(tmp_path / "b", 2, 1, [(1, 0, 2)], [5], ids=[70])
-    assert "was written with different lengths: it has 5 samples of dataset 0" in audit(tmp_path / "b").difference
+    assert "was written with different lengths: it has 5 samples of dataset 0" in audit(tmp_path / "b").failure
     assert audit(tmp_path / "b").kind == "files"
 
 
@@ -336,10 +340,10 @@ def as_version_1(path):
 def test_logs_of_version_1_are_read_also_before_later_ones(tmp_path):
     as_version_1(attempt_of(tmp_path, 1, 0, [(0, 0, 2), (1, 1, 2)], [4, 3]))
     as_version_1(attempt_of(tmp_path, 17 * 10**17, 2, [(2, 0, 0)], [4, 3]))
-    assert (audit(tmp_path).difference, audit(tmp_path).samples) == (None, 3)
+    assert (audit(tmp_path).failure, audit(tmp_path).samples) == (None, 3)
     number = next_attempt(tmp_path / "ado" / "audit")
     path = attempt_of(tmp_path, number, 3, [(3, 0, 3), (4, 1, 2)], [4, 3], ids=[70, 80])
-    assert "index 4 read sample 2 of dataset 1 again" in audit(tmp_path).difference
+    assert "index 4 read sample 2 of dataset 1 again" in audit(tmp_path).failure
     path.unlink()
     attempt_of(tmp_path, number, 3, [(3, 0, 1)], [9], ids=[70])
     with pytest.raises(UserError, match="version 1, which does not name its datasets"):
@@ -350,7 +354,7 @@ def test_an_audit_that_began_after_a_dataset_was_dropped_knows_the_first_index(t
     log = DrawLog(tmp_path / "ado" / "audit", 0, attempt=1, step=9, lengths_C=[4], seed=0, start_C=[1], first_sample=30)
     log.drawn(9, [pack_key(30, 0)], [2])
     log.close()
-    assert (audit(tmp_path).difference, audit(tmp_path).samples) == (None, 1)
+    assert (audit(tmp_path).failure, audit(tmp_path).samples) == (None, 1)
 
 
 # ---------------------------------------------------------------- files that are none

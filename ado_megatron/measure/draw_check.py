@@ -21,13 +21,17 @@ class AuditFailure(Exception):
     kind: "repeated" or "skipped"; "ranks": two ranks drew an index differently; "losses": what was drawn is not what a
     loss was computed on; "draws": a draw that no dataset has; "files": the logs do not belong together.
     repeated: draws of a sample that had been drawn (an index again, or a sample again in an epoch). skipped: samples
-    that lost their place (indices left out, and what an epoch lacks because a repeated sample took its place). differ:
-    indices on which ranks differ. All three count this failure alone.
+    that lost their place (indices left out, and what an epoch lacks because a repeated sample took its place); both
+    None for "ranks" and "files", which leave them open. differ: indices on which ranks differ. All three count this
+    failure alone.
     """
 
     def __init__(self, kind: str, message: str, *, repeated: int = 0, skipped: int = 0, differ: int = 0):
         super().__init__(message)
-        self.kind, self.repeated, self.skipped, self.differ = kind, repeated, skipped, differ
+        self.kind, self.differ = kind, differ
+        open_ = kind in ("ranks", "files")
+        self.repeated: int | None = None if open_ else repeated
+        self.skipped: int | None = None if open_ else skipped
 
 
 def first_index(header: dict[str, Any]) -> int:

@@ -13,12 +13,12 @@ Legend: K domains.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from ado_megatron.errors import UserError
 from ado_megatron.files import open_regular
@@ -28,19 +28,16 @@ VERSION = 1
 LONGEST_LINE = 64 << 20  # bytes; a header of 32,767 datasets has a tenth
 
 
-def jsonable(value: Any) -> Any:
-    """Plain JSON values; what is not finite becomes null, since JSON has no NaN."""
-    if isinstance(value, dict):
-        return {name: jsonable(v) for name, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return jsonable(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [jsonable(v) for v in value]
-    if isinstance(value, np.generic):
-        return jsonable(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def encoded(record: dict[str, Any]) -> bytes:
+    """One line of the file; what is not finite becomes null, since JSON has no NaN."""
+    return orjson.dumps(record, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+
+
+def _plain(value: Any) -> Any:
+    """For what orjson does not take as it is: arrays with strides or of text."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    raise TypeError(f"a record of metrics.jsonl cannot hold a {type(value).__name__}")
 
 
 def read_metrics(path: str | Path) -> list[Record]:

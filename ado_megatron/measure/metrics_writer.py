@@ -5,7 +5,6 @@ Legend: K domains.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -18,7 +17,7 @@ import numpy as np
 
 from ado_megatron.errors import UserError
 from ado_megatron.files import BestEffort, atomic_write
-from ado_megatron.measure.metrics import VERSION, jsonable, readable_records
+from ado_megatron.measure.metrics import VERSION, encoded, readable_records
 
 LOG = logging.getLogger(__name__)
 BUFFER_BYTES = 4 << 20  # of lines that wait for a disk
@@ -38,7 +37,7 @@ class MetricsWriter:
     ):  # fmt: skip
         self.path = Path(path)
         self.lost = 0  # records dropped so far
-        self._header = _line({"type": "run", "version": VERSION} | header)
+        self._header = encoded({"type": "run", "version": VERSION} | header)
         self._effort = BestEffort(str(path), clock=clock)
         self._buffer_bytes = buffer_bytes
         self._waiting: deque[tuple[int, bytes]] = deque()  # (step, line)
@@ -56,7 +55,7 @@ class MetricsWriter:
         lines, sentence = [self._header], None
         if step > 0 and self.path.exists():
             kept, sentence = self._kept(step)
-            lines += map(_line, kept)
+            lines += filter(None, map(_again, kept))
         self._first, self._written = b"".join(lines), len(lines) - 1
         self._effort.attempt(self._write_out, now=True)
         return sentence
@@ -84,7 +83,7 @@ class MetricsWriter:
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append one object; `step` counts the steps done when it was made."""
-        line = _line({"type": kind, "step": step} | values)
+        line = encoded({"type": kind, "step": step} | values)
         self._waiting.append((step, line))
         self._waiting_bytes += len(line)
         if not self._effort.attempt(self._write_out):
@@ -127,7 +126,7 @@ class MetricsWriter:
             self._size, self._first = len(self._first), None
         lines = [line for _, line in self._waiting]
         if self._gap is not None:
-            lines.insert(0, _line({"type": "gap"} | self._gap))
+            lines.insert(0, encoded({"type": "gap"} | self._gap))
         data = b"".join(lines)
         with open(self.path, "r+b") as file:
             end = self._end_of_whole_lines(file)
@@ -151,10 +150,13 @@ class MetricsWriter:
 
 
 class StepGroups:
-    """Collects measured steps into the objects of logging intervals: sums over the steps since the last object."""
+    """Collects measured steps into the objects of logging intervals: sums over the steps since the last object.
+
+    A line of many domains is long, so with more than a hundred of them lines are rarer: one every K / 10 steps at most.
+    """
 
     def __init__(self, num_domains: int, log_interval: int):
-        self._num_domains, self._interval = num_domains, log_interval
+        self._num_domains, self._interval = num_domains, max(log_interval, num_domains // 10)
         self._clear()
 
     def _clear(self) -> None:
@@ -183,8 +185,12 @@ class StepGroups:
         return values
 
 
-def _line(values: dict[str, Any]) -> bytes:
-    return json.dumps(jsonable(values)).encode() + b"\n"
+def _again(record: dict[str, Any]) -> bytes:
+    """The line of a record that was read; nothing for one with numbers or text that no run writes."""
+    try:
+        return encoded(record)
+    except TypeError:
+        return b""
 
 
 def _begins(record: dict[str, Any]) -> int:

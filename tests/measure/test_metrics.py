@@ -1,12 +1,13 @@
 """The one reader of metrics.jsonl: what it accepts, and that each kind of damage is named with file and line."""
 
+import json
 import os
 
 import numpy as np
 import pytest
 
 from ado_megatron.errors import UserError
-from ado_megatron.measure.metrics import jsonable, read_metrics, readable_records
+from ado_megatron.measure.metrics import encoded, read_metrics, readable_records
 from ado_megatron.measure.record import Record
 
 HEADER = '{"type": "run", "version": 1}\n'
@@ -108,5 +109,8 @@ def test_values_are_checked_when_they_are_asked_for():
             ask()
 
 
-def test_json_values_are_plain():
-    assert jsonable({"a": np.float64("inf"), "b": (np.int64(3), [np.nan])}) == {"a": None, "b": [3, [None]]}
+def test_numbers_and_arrays_of_every_kind_are_written_plainly():
+    line = encoded({"a": np.arange(6.0).reshape(3, 2)[:, 1], "r": np.array(["x", ""]), "n": np.int64(3),
+                    "b": np.bool_(True), "i": np.float64("inf"), "l": (np.int64(3), [np.nan])})  # fmt: skip
+    assert line.endswith(b"}\n") and b"\n" not in line[:-1]
+    assert json.loads(line) == {"a": [1.0, 3.0, 5.0], "r": ["x", ""], "n": 3, "b": True, "i": None, "l": [3, [None]]}
