@@ -24,4 +24,4 @@ class Boards:
         for name, write in boards.items():
             # whatever a client of somebody else's service may raise
             effort = self._efforts.setdefault(name, BestEffort(f"weights and losses for {name}", errors=(Exception,)))
-            effort(functools.partial(write, scalars, step))
+            effort.attempt(functools.partial(write, scalars, step))
