@@ -35,7 +35,7 @@ def not_continued(lengths_C: np.ndarray, drawn_C: np.ndarray, total_samples: int
     return [c for c, n in enumerate(drawn_C.tolist()) if n > 0 and max(n, asked[c]) > lengths_C[c]]
 
 
-def outlook(prefixes_C: Sequence[str], columns: Sequence[int], consumed: int) -> str:
+def describe_continuation(prefixes_C: Sequence[str], columns: Sequence[int], consumed: int) -> str:
     """What a stock run with the exported weights does with the samples after `consumed`, in one sentence."""
     start = f"with these weights the stock blend goes on from the checkpoint at {consumed} samples"
     if not columns:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ado_megatron.blend.domains import Domains
 from ado_megatron.blend.epoch_caps import check_supply, forecast_lines
-from ado_megatron.blend.static_export import blend_text, not_continued, outlook
+from ado_megatron.blend.static_export import blend_text, describe_continuation, not_continued
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import SidecarError
 from ado_megatron.files import atomic_write
@@ -178,4 +178,4 @@ class RankZero:
             return
         if self.schedule.in_order:
             datasets = not_continued(self.domains.lengths_C, drawn_C, self._total_samples)
-            self._log(f"ado: {path}: {outlook(prefixes_C, datasets, consumed_samples)}")
+            self._log(f"ado: {path}: {describe_continuation(prefixes_C, datasets, consumed_samples)}")
