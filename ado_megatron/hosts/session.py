@@ -74,14 +74,14 @@ class Session:
         self.silent = True
 
     @property
-    def changes_over(self) -> bool:
+    def takes_over(self) -> bool:
         """True if the samples before the loaded checkpoint were drawn by the other blend than this run's."""
         return self.drawn_by not in (NEW, SHADOW if self.config.shadow else ADAPTIVE)
 
     @property
     def needs_stock(self) -> bool:
         """True if our blend goes on where the framework's own ended, which must be laid out once more to know where."""
-        return self.adaptive and (self.changes_over or self.origin is not None)
+        return self.adaptive and (self.takes_over or self.origin is not None)
 
     def resume(self, facts: RunFacts) -> None:
         """The checkpoint is loaded, datasets are not yet built: find out who drew the samples so far. Collective."""
@@ -92,7 +92,7 @@ class Session:
             self.drawn_by, self.origin = world.run_on_rank_zero(
                 lambda: takeover.drawn_by(facts.load, facts.iteration, self.saved_token)
             )
-            if self.changes_over and self.drawn_by != ADAPTIVE:
+            if self.takes_over and self.drawn_by != ADAPTIVE:
                 takeover.check_same_layout(self.saved_layout, facts.layout)
         except UserError as error:
             self.refuse(str(error))
@@ -159,7 +159,7 @@ class Session:
 
     def _start(self, mixer: Mixer, world: World, facts: RunFacts) -> None:
         """Start the mixer where the checkpoint stands. UserError on every rank if that cannot be."""
-        start_C = world.run_on_rank_zero(lambda: self._drawn_by_stock(facts)) if self.changes_over else None
+        start_C = world.run_on_rank_zero(lambda: self._drawn_by_stock(facts)) if self.takes_over else None
         if self.drawn_by in (ADAPTIVE, SHADOW):
             mixer.load(sidecar_path(facts.load or ".", facts.iteration), self.saved_token)
         mixer.start(facts.consumed_samples, step=facts.iteration, start_C=start_C)

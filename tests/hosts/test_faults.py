@@ -20,12 +20,13 @@ def place(tmp_path_factory):
     return directory, ["--data-path", *write_domains(directory)]
 
 
-@pytest.mark.parametrize("host", ["lm", "lm_main"])
+@pytest.mark.parametrize("host", ["lm", "lm_main", "deepspeed", "deepspeed_flat"])
 def test_a_termination_signal_saves_with_our_state_and_the_run_goes_on(host, place):
-    """Megatron-LM's --exit-signal-handler: the signal reaches rank 1 alone, all ranks end after the same step."""
+    """The framework's --exit-signal-handler: the signal reaches rank 1 alone, all ranks end after the same step."""
     directory, data = place
     save = directory / f"{host}_terminated"
-    options = ["--exit-signal-handler", "--num-workers", 2, *QUICK_ADO, "--ado-audit"]
+    pipeline = ["--pipeline-model-parallel-size", 2] if host == "deepspeed" else []
+    options = ["--exit-signal-handler", "--num-workers", 2, *pipeline, *QUICK_ADO, "--ado-audit"]
     first = train(host, save, data, options, ranks=2, steps=STEPS, during=signal_a_rank(signal.SIGTERM, 1, step=8))
     assert first.status == 0 and "exiting program after receiving SIGTERM" in first.log, tail(first)
     iteration = int((save / "latest_checkpointed_iteration.txt").read_text())

@@ -189,13 +189,15 @@ def signal_a_rank(number: int, rank: int, step: int):
         while not re.search(rf"iteration\s+{step}/", log.read_text()):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
             time.sleep(0.01)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        for pid in children:
-            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            if f"RANK={rank}".encode() in environment:
+        found, waiting = [], [str(process.pid)]
+        while waiting:  # a rank comes before its loader's workers, which have its environment
+            pid = waiting.pop(0)
+            if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 os.kill(int(pid), number)
                 return
-        raise AssertionError(f"rank {rank} is not among the launcher's children {children}")
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            found, waiting = found + children, waiting + children
+        raise AssertionError(f"rank {rank} is not among the launcher's processes {found}")
 
     return send
 
