@@ -188,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv=None) -> int:
     """Run what is missing, then print the table of what there is. Exit code 1: something is left to run."""
     args = parser().parse_args(argv)
-    found = sources(args.swarms, args.out / "responses")
+    found = sources(args.swarms, args.out / "responses", args.responses)
     arms = {name: ARMS.get(name, name) for name in args.arm or ARMS}
     began, left, rows = time.monotonic(), 0, []
     (args.out / "runs").mkdir(parents=True, exist_ok=True)
