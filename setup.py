@@ -20,7 +20,8 @@ setup(
     packages=[*find_packages(include=["ado_megatron", "ado_megatron.*"]), "ado_megatron.patches"],
     package_dir={"ado_megatron.patches": "patches"},  # data of `ado-megatron patch`, where no clone is at hand
     package_data={
-        "ado_megatron": ["py.typed", "*.md", "*/*.md", "report/templates/*"], "ado_megatron.patches": ["*.json"]
+        "ado_megatron": ["py.typed", "*.md", "*/*.md", "report/templates/*"],
+        "ado_megatron.patches": ["*.json"],
     },
     install_requires=[
         "torch>=2.11,<2.14",
@@ -38,7 +39,7 @@ setup(
         "sentencepiece>=0.2.0,<0.3",
         "tqdm>=4.66,<5",
         "orjson>=3.10,<4",  # numpy arrays to JSON, at a hundredth of the standard library's time
-        "rich>=13,<16",
+        "rich>=13.0,<16",
         "jinja2>=3.1,<4",
         "PyYAML>=6.0,<7",
         "pybind11>=2.12,<4",  # megatron-core compiles its index helpers with it where its wheel has none

@@ -22,6 +22,7 @@ COMMANDS = {
 
 
 def usage() -> str:
+    """The help text: every command in a line."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(

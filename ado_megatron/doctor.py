@@ -32,7 +32,7 @@ DEEPSPEED_WRONG = {
 }
 TORCH = ((2, 11), (2, 14))  # tried: at least, below
 MEGATRON_CORE = "0.16.1"
-NEEDED = ("numpy", "scipy", "sentencepiece", "tqdm")
+NEEDED = ("numpy", "scipy", "sentencepiece", "tqdm", "rich", "jinja2")
 OPTIONAL = {
     "matplotlib": "the pictures of `report`",
     "tensorboard": "TensorBoard logs",
@@ -61,6 +61,8 @@ class Facts:
 
 @dataclass(frozen=True)
 class Finding:
+    """A judgement: OK, NOTE or BAD, what it is about, and in words."""
+
     level: str
     subject: str
     text: str
@@ -102,6 +104,7 @@ def examine(facts: Facts) -> Iterator[Finding]:
 
 
 def examine_torch(facts: Facts) -> Finding:
+    """torch: missing or broken is BAD, a version outside of what was tried a NOTE."""
     version = facts.versions.get("torch")
     if not version:
         return Finding(BAD, "torch", "missing; pip install torch==2.13.0")
@@ -114,6 +117,7 @@ def examine_torch(facts: Facts) -> Finding:
 
 
 def examine_deepspeed(facts: Facts) -> Finding:
+    """DeepSpeed: versions known to train pipelines wrongly are BAD, unknown ones a NOTE."""
     version = facts.versions.get("deepspeed")
     if not version:
         return Finding(BAD, "deepspeed", "missing; pip install deepspeed==0.19.8")
@@ -127,6 +131,7 @@ def examine_deepspeed(facts: Facts) -> Finding:
 
 
 def examine_core(facts: Facts) -> Iterator[Finding]:
+    """megatron-core, its compiled index helpers, and the compiler that they may need."""
     version = facts.versions.get("megatron-core")
     if not version:
         yield Finding(BAD, "megatron-core", f"missing; pip install megatron-core=={MEGATRON_CORE}")
@@ -144,6 +149,7 @@ def examine_core(facts: Facts) -> Iterator[Finding]:
 
 
 def examine_apex(facts: Facts) -> Finding:
+    """NVIDIA's apex, which is used, or the unrelated package of that name, which is not."""
     if facts.apex == "nvidia":
         return Finding(OK, "apex", "NVIDIA's, with amp_C: its FusedAdam is used")
     if facts.apex == "other":
@@ -153,6 +159,7 @@ def examine_apex(facts: Facts) -> Finding:
 
 
 def examine_network(facts: Facts) -> Iterator[Finding]:
+    """Interfaces that gloo and NCCL are told to use but that are not there; a host name that does not resolve."""
     known = ", ".join(facts.interfaces) or "none found"
     yield Finding(OK if facts.interfaces else NOTE, "network interfaces", known)
     for variable, value in facts.chosen_interfaces.items():
@@ -170,6 +177,7 @@ def examine_network(facts: Facts) -> Iterator[Finding]:
 
 
 def look() -> Facts:
+    """What is installed on this machine and what it has; nothing is judged here."""
     torch_error, accelerators = _torch()
     return Facts(
         versions=_versions(("torch", "deepspeed", "megatron-core", *NEEDED, *OPTIONAL)),
@@ -214,9 +222,8 @@ def _installed(module: str) -> bool:
 
 def _core_helpers() -> bool:
     """Looked up as a file: importing megatron.core takes seconds."""
-    if not _installed("megatron"):
-        return False
-    folders = importlib.util.find_spec("megatron").submodule_search_locations
+    spec = importlib.util.find_spec("megatron")
+    folders = () if spec is None else spec.submodule_search_locations or ()
     return any(list(Path(folder, "core", "datasets").glob("helpers_cpp*.so")) for folder in folders)
 
 
@@ -243,6 +250,7 @@ def _resolves() -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Print every finding. Returns 1 if one of them is BAD, else 0."""
     Parser(prog="ado-megatron doctor", description=__doc__.split("\n\n")[0]).parse_args(argv)
     findings = list(examine(look()))
     for finding in findings:

@@ -1,20 +1,17 @@
-"""Files that a crash cannot leave half written, files that may be damaged, writes that must not stop a run."""
+"""Files that a crash cannot leave half written, writes that may fail, reads that cannot hang."""
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import os
-import struct
+import stat
 import time
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import numpy as np
+from ado_megatron.errors import UserError
 
 LOG = logging.getLogger(__name__)
 
@@ -45,69 +42,54 @@ def atomic_write(path: str | os.PathLike, data: bytes) -> None:
 
 
 class BestEffort:
-    """Runs what is worth doing but not worth a run: a failure is warned of once, and later tries wait ever longer.
+    """Tries of something that a training must survive without: a line of a log, an event of a board, an old file's end.
 
-        board = BestEffort("TensorBoard")
-        board(lambda: writer.add_scalar("loss", loss, step))
+        board = BestEffort("TensorBoard's events")
+        board.attempt(lambda: writer.add_scalar("loss", loss, step))
 
-    what: whom the warning names. clock: seconds.
+    The first failure of an outage is logged as a warning with the reason; until `wait` seconds have passed nothing
+    is tried, and each further failure doubles the wait up to `longest` seconds. What works again is logged once, too.
+    The caller decides what happens to what was not written. errors: the exceptions that count as a failure; any other
+    is a defect and is raised. clock: seconds that only grow (tests hand in their own).
     """
 
-    FIRST, LONGEST = 2.0, 300.0  # seconds of pause after a failure, doubled from one to the next
+    def __init__(
+        self, what: str, *, errors: tuple[type[Exception], ...] = (OSError,), wait: float = 1.0, longest: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):  # fmt: skip
+        self.failures = 0  # of the outage that lasts; 0 when the last try went well
+        self._what, self._errors, self._clock = what, errors, clock
+        self._wait, self._longest, self._next = wait, longest, -math.inf
 
-    def __init__(self, what: str, clock: Callable[[], float] = time.monotonic):
-        self._what, self._clock = what, clock
-        self._pause, self._not_before = 0.0, -math.inf
-
-    def __call__(self, action: Callable[[], Any]) -> bool:
-        """Run `action` unless the last failure is too recent. True if it ran well.
-
-        OSError, and ValueError (what a closed file raises), count as failures; other exceptions are faults and rise.
-        """
-        if self._clock() < self._not_before:
+    def attempt(self, action: Callable[[], object], *, now: bool = False) -> bool:
+        """True if `action` was called and did not fail. now: call it although the wait is not over (a last try)."""
+        if not now and self._clock() < self._next:
             return False
         try:
             action()
-        except (OSError, ValueError) as error:
-            if not self._pause:
-                reason = getattr(error, "strerror", None) or error
-                LOG.warning("%s: %s; the run goes on without, and tries again later", self._what, reason)
-            self._pause = min(max(self.FIRST, 2 * self._pause), self.LONGEST)
-            self._not_before = self._clock() + self._pause
+        except self._errors as error:
+            if self.failures == 0:
+                LOG.warning("%s cannot be written, the training goes on: %s", self._what, error)
+            self._next = self._clock() + min(self._wait * 2.0 ** min(self.failures, 60), self._longest)
+            self.failures += 1
             return False
-        if self._pause:
-            LOG.warning("%s works again", self._what)
-        self._pause, self._not_before = 0.0, -math.inf
+        if self.failures:
+            LOG.warning("%s can be written again, after %d failed tries", self._what, self.failures)
+        self.failures, self._next = 0, -math.inf
         return True
 
 
-def load_npz(file: str | Path | BinaryIO, most_bytes: int = 1 << 34) -> dict[str, np.ndarray]:
-    """The arrays of an .npz. Nothing is allocated that the file does not hold, and nothing in it can run code.
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """`path` opened for reading, if it is a regular file: a pipe or a device could be read for ever.
 
-    Raises OSError if it cannot be read, and ValueError, saying what is wrong, for one that is damaged or whose arrays
-    would take more than `most_bytes`.
+    Raises UserError, naming what it is instead, and OSError where it cannot be opened.
     """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            if sum(member.file_size for member in members) > most_bytes:
-                raise ValueError(f"its arrays would take more than {most_bytes:,} bytes")
-            return {member.filename.removesuffix(".npy"): _load_npy(archive, member) for member in members}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
-        raise ValueError(f"it is damaged ({error})") from error
-
-
-def _load_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """One array, whose header must fit its bytes."""
-    data = archive.read(member)
-    stream = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read_header(stream)
-    except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as error:
-        raise ValueError(f"the header of {member.filename} is damaged") from error
-    if dtype.hasobject or dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
-        raise ValueError(f"the header of {member.filename} does not fit its {len(data)} bytes")
-    array = np.frombuffer(data, dtype, offset=stream.tell())
-    return array.reshape(shape, order="F" if fortran_order else "C").copy()
+    # Without O_NONBLOCK, opening a pipe that nobody writes to waits; on a regular file the flag does nothing.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device"}
+    kind = kinds.get(stat.S_IFMT(mode), "something else")
+    raise UserError(f"{path} is {kind}, not a regular file; it is not read: remove it or give another path")

@@ -25,6 +25,7 @@ RANKS = ("value", "content", "free")
 def option(
     default: Any, help: str, *, kind: type | None = None, choices: Iterable | None = None, low=None, high=None,
     above=None, nargs=None, resume: str = "accept", ranks: str = "value", compare: bool = True,
+    before: Any = None,
 ) -> Any:  # fmt: skip
     """A dataclass field with its documentation, its range (low ≤ value ≤ high, value > above) and its meaning.
 
@@ -34,6 +35,8 @@ def option(
     ranks: "value": every rank must have started with the same; "content": a path, whose file must say the same on every
     rank; "free": ranks may differ.
     compare: two runs that differ in it differ in more than their mixture.
+    before: what a run was like that was saved before there was the option; a run that goes on from it stays so.
+    A switch (kind bool) with `choices` is on, off, or one of these words: `--x`, `--no-x`, `--x=WORD`.
     """
     if resume not in RESUME or ranks not in RANKS:
         raise ValueError(f"resume is one of {RESUME} and ranks one of {RANKS}, not {resume!r} and {ranks!r}")
@@ -41,7 +44,7 @@ def option(
     choices = None if choices is None else tuple(choices)
     metadata = dict(
         help=help, kind=kind, choices=choices, low=low, high=high, above=above, nargs=nargs, resume=resume,
-        ranks=ranks, compare=compare,
+        ranks=ranks, compare=compare, before=before,
     )  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -73,6 +76,10 @@ def check_fields(options: Any, prefix: str = "--") -> None:
 
 def _check_one(flag: str, meta: Any, value: Any) -> None:
     kind = meta["kind"]
+    if kind is bool and meta["choices"] is not None:
+        if isinstance(value, bool) or value in meta["choices"]:
+            return
+        raise UserError(f"{flag} stands alone or is one of {', '.join(meta['choices'])}, not {value!r}")
     right = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
     if not right or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{flag} must be of type {kind.__name__}, not {value!r}")
@@ -96,13 +103,28 @@ def add_arguments(parser: Any, options: type, prefix: str = "--", more_help: dic
         if tail is None and spec.default not in (None, ""):
             tail = f"[{spec.default}]"
         help = (meta["help"] + (f" {tail}" if tail else "")).replace("%", "%%")
-        if meta["kind"] is bool:
+        if meta["kind"] is bool and meta["choices"] is not None:
+            parser.add_argument(
+                flag, flag_of(spec.name, "--no-" + prefix[2:]), action=_SwitchOrWord, nargs="?", default=spec.default,
+                metavar="|".join(meta["choices"]), help=help,
+            )
+        elif meta["kind"] is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=spec.default, help=help)
         else:
             choices = meta["choices"] if meta["kind"] is str else None  # others are checked, with a better sentence
             parser.add_argument(
                 flag, type=meta["kind"], choices=choices, nargs=meta["nargs"], default=spec.default, help=help
             )
+
+
+class _SwitchOrWord(argparse.Action):
+    """`--x` is True, `--no-x` is False, `--x=WORD` is the word; what is not offered, check_fields refuses."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        off = (option_string or "").startswith("--no-")
+        if off and values is not None:
+            parser.error(f"{option_string} takes no value, {values!r} was given")
+        setattr(namespace, self.dest, False if off else True if values is None else values)
 
 
 def from_args(options: type, namespace: argparse.Namespace, prefix: str = "--") -> Any:

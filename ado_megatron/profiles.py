@@ -81,6 +81,8 @@ Self = TypeVar("Self", bound="ProfileOptions")
 class ProfileOptions:
     """What all options of ADO have in common: a field that is None has the value that the profile gives it.
 
+    Such fields are annotated with the type that they have once resolved, since every reader asks resolved options.
+
     A wing of the package declares the options that it reads as a subclass; `AdoConfig` is all of them together, so it
     can be handed to every wing. Raises UserError for a value outside its documented range.
     """

@@ -5,7 +5,7 @@
     deepspeed … --module ado_megatron.run PATH/TO/pretrain_gpt.py …
 
 Arguments that begin with --ado- (or --no-ado-) are ours and are taken out; the script sees all others in their order.
-With --ado-off, or without this module, the script runs as its authors wrote it. ADO_CPU=1: on a CPU (hosts/cpu.py).
+With --ado-off, or without this module, the script runs as its authors wrote it. ADO_CPU=1: on a CPU (hosts/cpu/).
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ def run(config: AdoConfig, script: str, arguments: Sequence[str]) -> None:
     sys.path[0] = os.path.dirname(os.path.abspath(script))
     sys.argv = [script, *arguments]
     if cpu.wanted() or not config.off:
-        host, checkout = recognise()
+        framework, checkout = recognise(script)
         if cpu.wanted():
-            cpu.install(host)
-            cpu.after_import(host)
+            cpu.install(framework)
+            cpu.after_import(framework)
         if not config.off:
-            install(host, checkout, config)
+            install(framework, checkout, config)
     if config.off:
         say_if_leaving(arguments)
     runpy.run_path(script, run_name="__main__")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line. A UserError ends the process with its one sentence and exit code 2."""
+    """The command line. A UserError ends the process with exit code 2 and its one sentence, printed once a run."""
     try:
         run(*parse(sys.argv[1:] if argv is None else argv))
     except UserError as error:
-        print(f"ado_megatron.run: error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        from ado_megatron.hosts.console import end_with
+
+        end_with(error)
 
 
 if __name__ == "__main__":

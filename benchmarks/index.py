@@ -1,16 +1,17 @@
-"""The index, against megatron-core's compiled `build_blending_indices`: one run, ratios printed, `--json` for machines.
+"""Planning as a run does it, against megatron-core's compiled `build_blending_indices`: ratios printed, `--json`.
 
-    python benchmarks/index.py [--json] [--blocks 1000] [--repeat 5]
+    python benchmarks/index.py [--json] [--blocks 1000] [--repeat 3]
 
-1. From given weights, the same for all blocks, to the first sample that a loader can read: apportion the rows, publish
-   them in shared memory, read. Against building theirs for the same number of samples in memory (their file writes
-   and loads are left out), best of each. Weights are drawn from Dirichlet distributions: 100 (nearly equal), 1 and 0.3
-   (many rare domains).
-2. Discrepancy at block boundaries: the largest |count − weight × samples| over all boundaries and domains.
+1. Planning. Ours: from the call of `Planner.plan` (what rank zero executes at start and at every refit), through
+   publication into shared memory, until the first sample can be read. Mixtures: static weights, and the profiles with
+   laws in force from the first block on, so that the weights of every row are the policy's own. Theirs: building the
+   index of as many samples in memory (their file writes and loads are left out). CPU seconds and wall seconds, least of
+   `--repeat`; K = 10,000 has a tenth of the blocks. The kernel is loaded before: `kernel_s` says how long that took.
+2. Discrepancy of the static rows at block boundaries: the largest |count − weight × samples| over all of them.
 3. Memory of the table for 60,000 blocks of 2,048 samples, against their 10 bytes a sample.
 4. A batch of 256 reads through AdaptiveBlend, against BlendedDataset, over the same megatron-core GPTDatasets.
 
-Legend: K domains, S blocks.
+Legend: K domains, S blocks, N samples.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import statistics
 import tempfile
 import time
@@ -28,12 +28,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ado_megatron.blend.domains import Domains
+from ado_megatron.config import AdoConfig
+from ado_megatron.mixer.planner import Planner
+from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.stream.blended_dataset import AdaptiveBlend
+from ado_megatron.stream.row_layout import kernels
 from ado_megatron.stream.schedule import Schedule, apportion_rows
 from ado_megatron.stream.shared_table import bytes_per_row
 
 warnings.filterwarnings("ignore")
 BLOCK = 2048
+MIXTURES = ("static", "released", "paper", "ado")
 
 
 def _theirs():
@@ -42,41 +48,40 @@ def _theirs():
     return helpers.build_blending_indices
 
 
-def time_theirs(weights_K: np.ndarray, blocks: int) -> tuple[float, np.ndarray]:
-    """Seconds of their builder, and its counts_SxK."""
+def time_theirs(weights_K: np.ndarray, blocks: int) -> tuple[float, float, np.ndarray]:
+    """(CPU seconds, wall seconds) of their builder, and its counts_SxK."""
     size, build = blocks * BLOCK, _theirs()
     domain_N, sample_N = np.zeros(size, dtype=np.int16), np.zeros(size, dtype=np.int64)
-    started = time.perf_counter()
+    cpu, wall = time.process_time(), time.perf_counter()
     build(domain_N, sample_N, weights_K, len(weights_K), size, False)
-    seconds = time.perf_counter() - started
-    return seconds, np.stack([np.bincount(part, minlength=len(weights_K)) for part in domain_N.reshape(blocks, BLOCK)])
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    parts = domain_N.reshape(blocks, BLOCK)
+    return cpu, wall, np.stack([np.bincount(part_n, minlength=len(weights_K)) for part_n in parts])
 
 
-def time_ours(weights_K: np.ndarray, blocks: int) -> tuple[float, np.ndarray]:
-    """Seconds until a sample can be read (the first read included), and our counts_SxK.
-
-    A forked worker waits for the last block meanwhile and must read it too; its poll, of up to 20 ms, is not counted.
-    """
+def planner_of(weights_K: np.ndarray, mixture: str) -> Planner:
+    """A run's planner: static, or a profile with laws in force from the first block on."""
     columns = len(weights_K)
-    schedule = Schedule(np.full(columns, 10**7), BLOCK, blocks, seed=0, min_rows=blocks)
-    receive, send = os.pipe()
-    worker = os.fork()
-    if worker == 0:
-        schedule.draw(blocks * BLOCK - 1)
-        os.write(send, np.float64(time.perf_counter()).tobytes())
-        os._exit(0)
-    time.sleep(0.05)  # it waits now, in its longest pause of 20 ms
-    started = time.perf_counter()
-    counts_SxK, _ = apportion_rows(weights_K, BLOCK, blocks, np.zeros(columns))
-    schedule.publish(0, counts_SxK)
+    rng = np.random.default_rng(1)
+    options = {"policy": "static"} if mixture == "static" else {"profile": mixture, "policy": "ado", "start_step": 0}
+    config = AdoConfig(**options).resolved()
+    prefixes = [f"d{k:05d}_text_document" for k in range(columns)]
+    planner = Planner(config, Domains.build(prefixes, weights_K, np.full(columns, 10**7), config), BLOCK)
+    if mixture != "static":
+        laws_Kx3 = np.stack([rng.uniform(low, high, columns) for low, high in ((0, 3), (-0.5, 1), (0.05, 0.6))], axis=1)
+        planner.laws = Laws.given(laws_Kx3, config.given_transfer)
+    return planner
+
+
+def time_ours(weights_K: np.ndarray, mixture: str, blocks: int) -> tuple[float, float, np.ndarray]:
+    """(CPU seconds, wall seconds) from `Planner.plan` until the first sample is read, and counts_SxK."""
+    planner = planner_of(weights_K, mixture)
+    schedule = Schedule(planner.domains.lengths_C, BLOCK, blocks, seed=0, min_rows=blocks)
+    cpu, wall = time.process_time(), time.perf_counter()
+    rows_SxK = planner.plan(blocks)
+    schedule.publish(0, rows_SxK)
     schedule.draw(0)
-    own = time.perf_counter() - started
-    other = float(np.frombuffer(os.read(receive, 8))[0]) - started
-    os.waitpid(worker, 0)
-    os.close(receive)
-    os.close(send)
-    assert other > 0
-    return own, counts_SxK
+    return time.process_time() - cpu, time.perf_counter() - wall, rows_SxK
 
 
 def discrepancy(counts_SxK: np.ndarray, weights_K: np.ndarray) -> float:
@@ -85,22 +90,26 @@ def discrepancy(counts_SxK: np.ndarray, weights_K: np.ndarray) -> float:
     return float(np.abs(np.cumsum(counts_SxK, axis=0) - samples_S[:, None] * weights_K).max())
 
 
-def layouts(blocks: int, repeat: int) -> list[dict]:
-    """Part 1 and 2, for K = 22 and 1,000."""
+def planning(blocks: int, repeat: int) -> list[dict]:
+    """Part 1 and 2, for K = 22, 1,000 and 10,000."""
     results = []
-    for columns in (22, 1000):
-        for shape in (100.0, 1.0, 0.3):
-            weights_K = np.random.default_rng(0).dirichlet(np.full(columns, shape))
-            theirs = [time_theirs(weights_K, blocks) for _ in range(3)]
-            ours = [time_ours(weights_K, blocks) for _ in range(repeat)]
-            their_s, our_s = min(s for s, _ in theirs), min(s for s, _ in ours)  # what disturbs only adds
-            results.append(
-                {
-                    "K": columns, "dirichlet": shape, "theirs_s": their_s, "ours_s": our_s, "ratio": their_s / our_s,
-                    "theirs_discrepancy": discrepancy(theirs[0][1], weights_K),
-                    "ours_discrepancy": discrepancy(ours[0][1], weights_K),
-                }
-            )  # fmt: skip
+    for columns in (22, 1000, 10_000):
+        size = blocks if columns < 10_000 else max(1, blocks // 10)
+        weights_K = np.random.default_rng(0).dirichlet(np.ones(columns))
+        theirs = [time_theirs(weights_K, size) for _ in range(1 if columns == 10_000 else repeat)]
+        theirs_cpu, theirs_wall = (min(times[n] for times in theirs) for n in (0, 1))  # what disturbs only adds
+        for mixture in MIXTURES:
+            ours = [time_ours(weights_K, mixture, size) for _ in range(repeat)]
+            cpu, wall = (min(times[n] for times in ours) for n in (0, 1))
+            row = {
+                "K": columns, "mixture": mixture, "blocks": size, "ours_cpu_s": cpu, "ours_wall_s": wall,
+                "ms_a_row": 1e3 * cpu / size, "theirs_cpu_s": theirs_cpu, "theirs_wall_s": theirs_wall,
+                "ratio_cpu": theirs_cpu / cpu, "ratio_wall": theirs_wall / wall,
+            }  # fmt: skip
+            if mixture == "static":
+                row["ours_discrepancy"] = discrepancy(ours[0][2], weights_K)
+                row["theirs_discrepancy"] = discrepancy(theirs[0][2], weights_K)
+            results.append(row)
     return results
 
 
@@ -180,20 +189,28 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--blocks", type=int, default=1000)
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args(argv)
     logging.disable(logging.WARNING)
-    layout = layouts(options.blocks, options.repeat)
-    result = {"layouts": layout, "memory": memory(), "reads": [reads(n, options.repeat) for n in (512, 2048)]}
+    started = time.process_time()
+    compiled = kernels() is not None
+    result = {
+        "kernel": compiled, "kernel_s": time.process_time() - started,
+        "planning": planning(options.blocks, options.repeat), "memory": memory(),
+        "reads": [reads(n, options.repeat) for n in (512, 2048)],
+    }  # fmt: skip
     if options.json:
         print(json.dumps(result))
         return 0
-    for row in layout:
+    print(f"kernel {'loaded' if compiled else 'missing'} in {result['kernel_s']:.2f} CPU s")
+    for row in result["planning"]:
         print(
-            f"K = {row['K']}, Dirichlet {row['dirichlet']:g}: theirs {row['theirs_s'] * 1e3:.1f} ms, ours "
-            f"{row['ours_s'] * 1e3:.2f} ms: {row['ratio']:.0f} times faster; discrepancy "
-            f"{row['theirs_discrepancy']:.3f} theirs, {row['ours_discrepancy']:.3f} ours"
+            f"K = {row['K']}, {row['mixture']}, {row['blocks']} blocks: ours {row['ours_cpu_s'] * 1e3:.1f} ms CPU "
+            f"({row['ms_a_row']:.3f} a row), {row['ours_wall_s'] * 1e3:.1f} wall; theirs "
+            f"{row['theirs_cpu_s'] * 1e3:.1f} ms CPU: {row['ratio_cpu']:.1f} times as fast"
         )
+        if "ours_discrepancy" in row:
+            print(f"  discrepancy {row['ours_discrepancy']:.3f}, theirs {row['theirs_discrepancy']:.3f}")
     held = result["memory"]
     print(f"60,000 blocks, K = 22: {held['ours_bytes'] / 1e6:.1f} MB; theirs {held['theirs_bytes'] / 1e6:.0f} MB")
     for row in result["reads"]:

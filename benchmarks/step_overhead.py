@@ -30,12 +30,13 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from megatron.core.datasets.blended_dataset import BlendedDataset
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+from megatron.core.datasets.utils import Split
 
 from ado_megatron.config import AdoConfig
 from ado_megatron.stream.sample_key import pack_key
 from ado_megatron.trainer import parallel
 from ado_megatron.trainer.check_data import check_data
-from ado_megatron.trainer.data import build_train
+from ado_megatron.trainer.data import build_on_readers
 from ado_megatron.trainer.loop import Trainer
 from ado_megatron.trainer.options import TrainerOptions
 
@@ -107,13 +108,13 @@ class NoMixer:
 
 def measure_pairs(trainer: Trainer, static, warm_up: int, pairs: int) -> np.ndarray:
     """seconds_Nx2 of the (static, adaptive) step of every pair; neither holds a cut."""
-    arms = [(static, NoMixer(), None), (trainer.feed, trainer.mixer, trainer.site.on_train)]
+    arms = [(static, NoMixer(), None), (trainer.batches, trainer.mixer, trainer.loss.on_train)]
     seconds_Nx2 = np.zeros((warm_up + pairs, 2))
     for step in range(warm_up + pairs):
         for arm in (0, 1) if step % 2 else (1, 0):
-            trainer.feed, trainer.mixer, trainer.site.on_train = arms[arm]
+            trainer.batches, trainer.mixer, trainer.loss.on_train = arms[arm]
             seconds_Nx2[step, arm] = timed(lambda step=step: trainer._train_step(step))
-    trainer.feed, trainer.mixer, trainer.site.on_train = arms[1]
+    trainer.batches, trainer.mixer, trainer.loss.on_train = arms[1]
     return seconds_Nx2[warm_up:]
 
 
@@ -197,7 +198,10 @@ def main() -> None:
 def run(options: TrainerOptions, config: AdoConfig, args: argparse.Namespace, weights) -> dict:
     """Measure; the same on every rank."""
     trainer = Trainer(options, config)
-    datasets = build_train(check_data(options), options, trainer.place)
+    data = check_data(options)
+    datasets = build_on_readers(
+        data.train_C, Split.train, options, data.vocab_size, trainer.place, trainer.world
+    )
     static = StaticFeed(trainer, datasets, weights, args.warm_up + args.pairs)
     traffic = trainer.world.traffic  # a world of one has none
     seconds_Nx2 = measure_pairs(trainer, static, args.warm_up, args.pairs)

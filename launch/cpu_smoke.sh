@@ -6,7 +6,7 @@
 # Environment: RANKS (1), STEPS (20), OUT (a new temporary directory), PYTHON (python3), and the parallel sizes TP, PP (1).
 # What it changes in your arguments: the model's size, batch, iterations, precision, fused kernels and directories (the lists
 # below). What it keeps: data, blend, split, tokenizer, seed, workers, and everything of ADO. It is no measure of speed.
-# The host itself is made to run on a CPU by ado_megatron/hosts/cpu.py, which ADO_CPU=1 switches on.
+# The host itself is made to run on a CPU by ado_megatron/hosts/cpu/, which ADO_CPU=1 switches on.
 set -euo pipefail
 
 [ $# -ge 1 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2; }

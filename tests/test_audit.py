@@ -1,4 +1,7 @@
-"""The audit: what it accepts, and that each kind of fault is found and named. Legend: B samples of a micro-batch."""
+"""The audit: what it accepts, and that each kind of fault is found, counted and named.
+
+Legend: B samples of a micro-batch.
+"""
 
 import json
 import os
@@ -8,9 +11,11 @@ import pytest
 
 from ado_megatron.audit import audit, main
 from ado_megatron.errors import UserError
-from ado_megatron.measure.draw_log import DrawFile, DrawLog, next_attempt
+from ado_megatron.measure import DrawLog
+from ado_megatron.measure.draw_log import next_attempt
 from ado_megatron.stream.sample_key import pack_key
 from ado_megatron.stream.schedule import Schedule, apportion_rows
+from tests.kit.mixing import Run, config, domains
 
 LENGTHS_C = [7, 5, 11]
 BLOCK = 12
@@ -50,10 +55,10 @@ def log_run(run, schedule, *, attempt, first, last, dp=2, batches=None, close=Tr
 
 def test_a_clean_run_is_proved_and_counted(tmp_path, capsys):
     log_run(tmp_path, make_schedule(), attempt=1, first=0, last=10, peers=2)
-    verdict = audit(tmp_path)
-    assert verdict.failure is None
-    assert (verdict.samples, verdict.seen, verdict.steps, verdict.files) == (120, 120, 10, 4)
-    assert verdict.epochs_C == [round(60 / 7, 4), round(12 / 5, 4), round(48 / 11, 4)]
+    result = audit(tmp_path)
+    assert result.failure is None
+    assert (result.samples, result.seen, result.steps, result.files) == (120, 120, 10, 4)
+    assert result.epochs_C == [round(60 / 7, 4), round(12 / 5, 4), round(48 / 11, 4)]
     assert main([str(tmp_path)]) == 0
     assert "repeated = 0, skipped = 0, drawn = seen = 120" in capsys.readouterr().out
     assert main([str(tmp_path), "--json"]) == 0
@@ -62,8 +67,8 @@ def test_a_clean_run_is_proved_and_counted(tmp_path, capsys):
 
 def test_a_batch_ramp_that_cuts_blocks_anywhere_is_proved(tmp_path):
     log_run(tmp_path, make_schedule(), attempt=1, first=0, last=8, batches=[2, 2, 4, 6, 8, 10, 12, 12])
-    verdict = audit(tmp_path)
-    assert (verdict.failure, verdict.samples) == (None, 56)
+    result = audit(tmp_path)
+    assert (result.failure, result.samples) == (None, 56)
 
 
 def test_a_resume_replaces_what_was_drawn_past_the_checkpoint_also_with_another_dp(tmp_path):
@@ -71,8 +76,8 @@ def test_a_resume_replaces_what_was_drawn_past_the_checkpoint_also_with_another_
     log_run(tmp_path, schedule, attempt=1, first=0, last=9, dp=4, close=False)  # killed; checkpoint at step 6
     log_run(tmp_path, schedule, attempt=2, first=6, last=8, dp=1, close=False)  # killed again before a checkpoint
     log_run(tmp_path, schedule, attempt=3, first=6, last=12, dp=2)
-    verdict = audit(tmp_path)
-    assert (verdict.failure, verdict.samples, verdict.attempts) == (None, 144, 3)
+    result = audit(tmp_path)
+    assert (result.failure, result.samples, result.attempts) == (None, 144, 3)
 
 
 def test_without_the_records_of_the_resumed_steps_the_gap_is_named(tmp_path):
@@ -90,23 +95,23 @@ def test_a_torn_last_record_of_a_killed_rank_is_ignored(tmp_path):
     logs[0].flush()
     assert len(logs[0].path.read_bytes()) > len(whole) + 30
     logs[0].path.write_bytes(logs[0].path.read_bytes()[:-3])
-    verdict = audit(tmp_path)
-    assert (verdict.failure, verdict.samples, verdict.torn_files) == (None, 48, 1)
+    result = audit(tmp_path)
+    assert (result.failure, result.samples, result.torn_files) == (None, 48, 1)
 
 
 def test_ranks_killed_at_different_steps_are_compared_up_to_the_last_common_one(tmp_path):
     logs = log_run(tmp_path, make_schedule(), attempt=1, first=0, last=4, close=False)
     logs[1].drawn(4, [pack_key(48, 0)], [1])
     logs[1].flush()
-    verdict = audit(tmp_path)
-    assert (verdict.failure, verdict.samples, verdict.unflushed_steps) == (None, 48, 1)
+    result = audit(tmp_path)
+    assert (result.failure, result.samples, result.unflushed_steps) == (None, 48, 1)
 
 
 def test_a_file_torn_in_its_header_holds_nothing(tmp_path):
     log_run(tmp_path, make_schedule(), attempt=1, first=0, last=4)
     (tmp_path / "ado" / "audit" / "rank00009-1.draws").write_bytes(b'{"format": "ado-dra')
-    verdict = audit(tmp_path)
-    assert (verdict.failure, verdict.torn_files) == (None, 1)
+    result = audit(tmp_path)
+    assert (result.failure, result.torn_files) == (None, 1)
 
 
 def swap(at, new):
@@ -127,8 +132,8 @@ def swap(at, new):
         (swap(2, lambda i, c, s: (i, c, (s + 1) % LENGTHS_C[c])), "repeated: index"),
         (swap(2, lambda i, c, s: (i + 500, c, s)), "but index 40 was never drawn"),
         (swap(2, lambda i, c, s: (i - 2, c, s)), "drew twice: repeated index 38"),
-        (swap(2, lambda i, c, s: (i, c, 99)), "read sample 99 of column"),
-        (swap(2, lambda i, c, s: (i, 7, 0)), "column 7, but there are 3"),
+        (swap(2, lambda i, c, s: (i, c, 99)), "read sample 99 of dataset"),
+        (swap(2, lambda i, c, s: (i, 7, 0)), "dataset 7, but there are 3"),
         (
             swap(0, lambda i, c, s: (i + 1, *DRAWS(i + 1))),
             "are of different data-parallel ranks and both drew index 37",
@@ -163,8 +168,8 @@ def run_with_one_seen(tmp_path, seen_keys):
 
 
 def test_drawn_without_a_loss_and_a_loss_without_a_draw_are_named(tmp_path):
-    assert "index 1 (column 0) was drawn, but no loss" in run_with_one_seen(tmp_path / "a", [0])
-    assert "index 2 (column 0) has a loss" in run_with_one_seen(tmp_path / "b", [0, pack_key(1, 0), pack_key(2, 0)])
+    assert "index 1 (dataset 0) was drawn, but no loss" in run_with_one_seen(tmp_path / "a", [0])
+    assert "index 2 (dataset 0) has a loss" in run_with_one_seen(tmp_path / "b", [0, pack_key(1, 0), pack_key(2, 0)])
     assert "index 0 2 times, on others 1 times" in run_with_one_seen(tmp_path / "c", [0, 0, pack_key(1, 0)])
 
 
@@ -179,7 +184,7 @@ def test_a_replayed_step_and_a_skipped_step_are_no_differences(tmp_path):
     assert audit(tmp_path).failure is None
 
 
-def test_a_log_that_begins_in_mid_run_knows_how_far_each_column_was(tmp_path):
+def test_a_log_that_begins_in_mid_run_knows_how_far_each_dataset_was(tmp_path):
     schedule = make_schedule()
     log = DrawLog(
         tmp_path / "ado" / "audit", 0, attempt=1, step=4, lengths_C=LENGTHS_C, seed=3, start_C=schedule.cumulative(48)
@@ -187,23 +192,8 @@ def test_a_log_that_begins_in_mid_run_knows_how_far_each_column_was(tmp_path):
     draws = [(i, *schedule.draw(i)) for i in range(48, 120)]
     log.drawn(4, [pack_key(i, c) for i, c, _ in draws], [s for _, _, s in draws])
     log.close()
-    verdict = audit(tmp_path)
-    assert (verdict.failure, verdict.samples) == (None, 72)
-
-
-def test_records_survive_the_file_bit_for_bit_and_cost_few_bytes(tmp_path):
-    rng = np.random.default_rng(0)
-    log = DrawLog(tmp_path, 3, attempt=1, step=0, lengths_C=[1 << 40], seed=0)
-    key_SxB = pack_key(np.arange(40 * 1024).reshape(40, 1024), rng.integers(0, 22, (40, 1024)))
-    sample_SxB = rng.integers(0, 1 << 20, (40, 1024))
-    for step in range(40):
-        log.drawn(step, key_SxB[step], sample_SxB[step])
-    log.close()
-    steps = list(DrawFile.open(log.path).steps())
-    assert [step.step for step in steps] == list(range(40))
-    assert np.array_equal([step.key_N for step in steps], key_SxB)
-    assert np.array_equal([step.sample_N for step in steps], sample_SxB)
-    assert log.path.stat().st_size < 5 * key_SxB.size
+    result = audit(tmp_path)
+    assert (result.failure, result.samples) == (None, 72)
 
 
 def test_a_directory_without_logs_and_a_foreign_file_are_refused_with_a_sentence(tmp_path):
@@ -215,72 +205,167 @@ def test_a_directory_without_logs_and_a_foreign_file_are_refused_with_a_sentence
         audit(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("edit", "repeated", "skipped"),
-    [
-        (swap(2, lambda i, c, s: (i, c, (s + 1) % LENGTHS_C[c])), 1, 1),
-        (swap(2, lambda i, c, s: (i - 2, c, s)), 1, 0),
-        (swap(5, lambda i, c, s: (i + 500, c, s)), 0, None),
-    ],
-)
-def test_both_numbers_are_printed_on_failure_and_come_from_what_was_found(tmp_path, capsys, edit, repeated, skipped):
+# ---------------------------------------------------------------- the two numbers
+
+
+FAULTS = [  # an edit of what rank 0 draws at step 3 (indices 36, 38, …), and (kind, repeated, skipped, ranks_differ)
+    (None, (None, 0, 0, 0)),
+    (swap(2, lambda i, c, s: (i, c, (s + 1) % LENGTHS_C[c])), ("repeated", 1, 1, 0)),
+    (swap(2, lambda i, c, s: (i + 500, c, s)), ("skipped", 0, 1, 0)),  # 40 is missing; 41 was drawn
+    (swap(2, lambda i, c, s: (i - 2, c, s)), ("repeated", 1, 0, 0)),
+    (swap(2, lambda i, c, s: (i, c, 99)), ("draws", 0, 0, 0)),
+]
+
+
+@pytest.mark.parametrize(("edit", "numbers"), FAULTS)
+def test_both_numbers_are_those_of_the_finding_and_are_printed_whatever_it_is(tmp_path, capsys, edit, numbers):
     log_run(tmp_path, make_schedule(), attempt=1, first=0, last=10, edit=edit)
     result = audit(tmp_path)
-    assert result.repeated == repeated and (skipped is None or result.skipped == skipped)
-    assert (result.repeated or result.skipped) > 0
-    assert main([str(tmp_path)]) == 1
-    assert f"repeated = {result.repeated}, skipped = {result.skipped}" in capsys.readouterr().out
+    assert (result.kind, result.repeated, result.skipped, result.ranks_differ) == numbers
+    assert main([str(tmp_path)]) == (1 if numbers[0] else 0)
+    assert f"repeated = {numbers[1]}, skipped = {numbers[2]}" in capsys.readouterr().out
+    main([str(tmp_path), "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["repeated"], printed["skipped"]) == numbers[1:3]
 
 
-def test_ranks_that_differ_leave_both_numbers_open(tmp_path, capsys):
+def test_a_step_that_comes_again_counts_its_samples_and_a_missing_one_too(tmp_path):
+    schedule = make_schedule()
+    log_run(tmp_path / "a", schedule, attempt=1, first=0, last=4)
+    log_run(tmp_path / "a", schedule, attempt=2, first=5, last=6)
+    assert (audit(tmp_path / "a").repeated, audit(tmp_path / "a").skipped) == (0, BLOCK)
+    log_run(tmp_path / "b", schedule, attempt=1, first=0, last=4)
+    log_run(tmp_path / "b", schedule, attempt=2, first=4, last=5, batches=[BLOCK] * 3 + [0, BLOCK])  # step 3 again
+    assert (audit(tmp_path / "b").repeated, audit(tmp_path / "b").skipped) == (BLOCK, 0)
+
+
+def test_ranks_that_differ_are_reported_as_such(tmp_path, capsys):
     def edit(step, rank, draws):
-        return [(i, c, (s + 1) % LENGTHS_C[c]) if (step, rank, i) == (5, 2, 62) else (i, c, s) for i, c, s in draws]
+        return [(i, c, (s + 1) % LENGTHS_C[c]) if (step, rank) == (5, 2) else (i, c, s) for i, c, s in draws]
 
     log_run(tmp_path, make_schedule(), attempt=1, first=0, last=10, peers=2, edit=edit)
-    assert main([str(tmp_path)]) == 1
-    assert "repeated = unknown, skipped = unknown" in capsys.readouterr().out
-    assert main([str(tmp_path), "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["repeated"] is None
-
-
-def log_one(run, attempt, step, lengths, ids, start, draws):
-    log = DrawLog(run / "ado" / "audit", 0, attempt=attempt, step=step, lengths_C=lengths, stream_id_C=ids, seed=0,
-                  start_C=start)  # fmt: skip
-    for n, (i, dataset, sample) in enumerate(draws):
-        log.drawn(step + n, [pack_key(i, dataset)], [sample])
-    log.close()
-
-
-def test_datasets_are_followed_by_identity_when_a_resume_reorders_or_drops_them(tmp_path):
-    """Dataset 70 of 3 samples is number 0 at first and number 1 later; 80 is dropped, 90 comes."""
-    log_one(tmp_path, 1, 0, [3, 5], [70, 80], [0, 0], [(0, 0, 2), (1, 1, 4), (2, 0, 0)])
-    log_one(tmp_path, 2, 3, [4, 3], [90, 70], [0, 2], [(3, 1, 1), (4, 0, 3), (5, 1, 0)])
     result = audit(tmp_path)
-    assert (result.failure, result.samples, result.epochs_C) == (None, 6, [0.25, round(4 / 3, 4)])
+    assert (result.kind, result.ranks_differ, result.steps, result.samples) == ("ranks", BLOCK // 2, 5, 60)
+    assert main([str(tmp_path)]) == 1
+    words = "repeated = unknown, skipped = unknown, ranks differ on 6 samples of the step; nothing after that"
+    assert words in capsys.readouterr().out
+    assert main([str(tmp_path), "--json"]) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["repeated"] is None and printed["skipped"] is None and printed["ranks_differ"] == 6
 
 
-def test_a_sample_repeated_across_such_a_resume_is_found(tmp_path):
-    log_one(tmp_path, 1, 0, [3, 5], [70, 80], [0, 0], [(0, 0, 2), (1, 1, 4), (2, 0, 0)])
-    log_one(tmp_path, 2, 3, [4, 3], [90, 70], [0, 2], [(3, 1, 2)])
-    assert audit(tmp_path).failure.startswith("repeated: index 3 read sample 2")
+# ---------------------------------------------------------------- attempts
 
 
-def test_attempts_are_counted_and_a_clock_that_was_set_back_changes_nothing(tmp_path):
-    directory = tmp_path / "ado" / "audit"
-    assert next_attempt(directory) == 1
-    log_run(tmp_path, make_schedule(), attempt=next_attempt(directory), first=0, last=5)
-    assert next_attempt(directory) == 2
-    (directory / "rank00003-41.draws").write_text("")
-    assert next_attempt(directory) == 42
+def test_attempts_are_counted_from_the_files_that_are_there(tmp_path):
+    assert next_attempt(tmp_path / "nothing") == 1
+    for name in ("rank00000-1.draws", "rank00003-2.draws", "rank00001-2.draws", "notes-9.draws", "rank00000-7.draws.x"):
+        (tmp_path / name).touch()
+    assert next_attempt(tmp_path) == 3
+    (tmp_path / "rank00000-1700000000000000000.draws").touch()  # version 1 took the clock
+    assert next_attempt(tmp_path) == 1700000000000000001
 
 
-def test_a_pipe_or_a_device_in_the_directory_is_said_and_not_read(tmp_path):
-    log_run(tmp_path, make_schedule(), attempt=1, first=0, last=2)
-    pipe = tmp_path / "ado" / "audit" / "rank00009-1.draws"
-    os.mkfifo(pipe)
-    with pytest.raises(UserError, match="rank00009-1.draws is not a regular file"):
+def logged(run, until):
+    """Train, and log what is drawn, as a host would."""
+    while run.step < until:
+        first, size = run.consumed, run.sizes[run.step]
+        draws = [(i, *run.mixer.schedule.draw(i)) for i in range(first, first + size)]
+        key_B = [pack_key(i, c) for i, c, _ in draws]
+        run.mixer.draw_log.drawn(run.step, key_B, [sample for _, _, sample in draws])
+        run.mixer.draw_log.seen(run.step, key_B)
+        run.train(run.step + 1)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("names", "lengths", "weights"),
+    [
+        (("maths", "code", "wiki"), (70, 1000, 300), (2.0, 5.0, 3.0)),  # in another order
+        (("maths", "code"), (70, 1000), (2.0, 5.0)),  # one dropped
+        (("new", "maths", "code"), (50, 70, 1000), (1.0, 2.0, 5.0)),  # and one added
+        (("code", "wiki", "maths"), (1000, 400, 70), (5.0, 3.0, 2.0)),  # one has grown
+    ],
+)
+def test_a_resume_on_changed_datasets_is_proved_whatever_the_clock_says(tmp_path, monkeypatch, names, lengths, weights):
+    conf = config(audit=True, accept_changes=True, start_step=1000)  # fits would change nothing here
+    first = logged(Run(tmp_path, conf).start(), 30)
+    first.save(tmp_path / "state.ado")
+    logged(first, 33)  # and is killed
+    first.mixer.draw_log.flush()
+    first.mixer._lock.release()
+    monkeypatch.setattr("time.time_ns", lambda: 1)  # a clock that went back
+    doms = domains(conf, names, lengths, weights)
+    second = logged(Run(tmp_path, conf, doms=doms).start(tmp_path / "state.ado"), 60)
+    second.mixer.close()
+    assert sorted(path.name for path in (tmp_path / "ado" / "audit").iterdir()) == [
+        "rank00000-1.draws", "rank00000-2.draws",
+    ]  # fmt: skip
+    result = audit(tmp_path)
+    assert (result.failure, result.samples, result.attempts) == (None, 60 * 16, 2)
+    drawn_C = second.mixer.schedule.cumulative(60 * 16)
+    assert result.epochs_C == [round(n / length, 4) for n, length in zip(drawn_C, lengths, strict=True)]
+
+
+def attempt_of(run, attempt, first, draws, lengths_C, ids=None, start_C=None):
+    """One rank's draws (index, dataset, sample) from step `first` on, a step each."""
+    log = DrawLog(run / "ado" / "audit", 0, attempt=attempt, step=first, lengths_C=lengths_C, seed=0, stream_id_C=ids,
+                  start_C=start_C)  # fmt: skip
+    for step, (i, c, sample) in enumerate(draws, first):
+        log.drawn(step, [pack_key(i, c)], [sample])
+    log.close()
+    return log.path
+
+
+def test_a_dataset_that_moved_is_known_by_its_stream_id(tmp_path):
+    attempt_of(tmp_path / "a", 1, 0, [(0, 0, 2), (1, 1, 2)], [4, 3], ids=[70, 80])
+    attempt_of(tmp_path / "a", 2, 2, [(2, 0, 0), (3, 1, 3)], [3, 4], ids=[80, 70])
+    assert audit(tmp_path / "a").failure is None
+    attempt_of(tmp_path / "a", 3, 4, [(4, 0, 3)], [4], ids=[70])  # sample 3 of stream 70 again, which is alone now
+    assert "index 4 read sample 3 of dataset 0 again in epoch 0" in audit(tmp_path / "a").failure
+    attempt_of(tmp_path / "b", 1, 0, [(0, 0, 2)], [4], ids=[70])
+    attempt_of(tmp_path / "b", 2, 1, [(1, 0, 2)], [5], ids=[70])
+    assert "was written with different lengths: it has 5 samples of dataset 0" in audit(tmp_path / "b").failure
+    assert audit(tmp_path / "b").kind == "files"
+
+
+def as_version_1(path):
+    """The log as the version before wrote it: without stream ids and the first index."""
+    line, rest = path.read_bytes().split(b"\n", 1)
+    header = json.loads(line) | {"version": 1}
+    del header["stream_id_C"], header["first_sample"]
+    path.write_bytes(json.dumps(header).encode() + b"\n" + rest)
+
+
+def test_logs_of_version_1_are_read_also_before_later_ones(tmp_path):
+    as_version_1(attempt_of(tmp_path, 1, 0, [(0, 0, 2), (1, 1, 2)], [4, 3]))
+    as_version_1(attempt_of(tmp_path, 17 * 10**17, 2, [(2, 0, 0)], [4, 3]))
+    assert (audit(tmp_path).failure, audit(tmp_path).samples) == (None, 3)
+    number = next_attempt(tmp_path / "ado" / "audit")
+    path = attempt_of(tmp_path, number, 3, [(3, 0, 3), (4, 1, 2)], [4, 3], ids=[70, 80])
+    assert "index 4 read sample 2 of dataset 1 again" in audit(tmp_path).failure
+    path.unlink()
+    attempt_of(tmp_path, number, 3, [(3, 0, 1)], [9], ids=[70])
+    with pytest.raises(UserError, match="version 1, which does not name its datasets"):
         audit(tmp_path)
-    pipe.unlink()
-    pipe.symlink_to("/dev/zero")
-    with pytest.raises(UserError, match="rank00009-1.draws is not a regular file"):
+
+
+def test_an_audit_that_began_after_a_dataset_was_dropped_knows_the_first_index(tmp_path):
+    log = DrawLog(tmp_path / "ado" / "audit", 0, attempt=1, step=9, lengths_C=[4], seed=0, start_C=[1], first_sample=30)
+    log.drawn(9, [pack_key(30, 0)], [2])
+    log.close()
+    assert (audit(tmp_path).failure, audit(tmp_path).samples) == (None, 1)
+
+
+# ---------------------------------------------------------------- files that are none
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a device", "a directory"])
+def test_what_is_no_regular_file_is_refused_and_not_read(tmp_path, capsys, kind):
+    log_run(tmp_path, make_schedule(), attempt=1, first=0, last=4)
+    odd = tmp_path / "ado" / "audit" / "rank00001-1.draws"
+    odd.unlink()
+    make = {"a named pipe": os.mkfifo, "a device": lambda path: os.symlink("/dev/zero", path), "a directory": os.mkdir}
+    make[kind](odd)
+    with pytest.raises(UserError, match=f"rank00001-1.draws is {kind}, not a regular file"):
         audit(tmp_path)

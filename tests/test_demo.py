@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from ado_megatron.report.data import read_run
+from ado_megatron.report import read_run
 
 pytestmark = pytest.mark.slow
 SIZE = "--num-processes 2 --layers 2 --hidden 32 --heads 2 --seq-length 32 --micro-batch 8 --global-batch 16"

@@ -12,7 +12,8 @@ GOOD = Facts(
     python=(3, 11),
     versions={"torch": "2.13.0+cpu", "deepspeed": "0.19.8", "megatron-core": "0.16.1", "numpy": "2.4.6",
               "scipy": "1.17.1", "sentencepiece": "0.2.3", "tqdm": "4.70.1", "matplotlib": "3.11.2",
-              "tensorboard": "2.21.0", "zstandard": "0.25.0", "tokenizers": "0.23.3"},
+              "tensorboard": "2.21.0", "rich": "15.0.0", "jinja2": "3.1.6",
+              "zstandard": "0.25.0", "tokenizers": "0.23.3"},
     core_helpers=True, compiler="g++ 12", interfaces=("lo", "eth0"), shm_free=1 << 30,
 )  # fmt: skip
 
@@ -29,7 +30,7 @@ def test_a_good_machine_has_nothing_to_remark():
     assert {f.level for f in examine(GOOD)} == {OK}
 
 
-@pytest.mark.parametrize("name", ["torch", "deepspeed", "megatron-core", "numpy", "scipy", "sentencepiece", "tqdm"])
+@pytest.mark.parametrize("name", ["torch", "deepspeed", "megatron-core", *doctor.NEEDED])
 def test_what_is_needed_and_missing_is_bad_and_says_how_to_install_it(name):
     found = finding(name, versions={name: None})
     assert found.level == BAD and f"pip install {name}" in found.text
@@ -139,4 +140,4 @@ def test_exit_code_1_when_something_needed_is_missing(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "look", lambda: dataclasses.replace(GOOD, versions={"torch": "2.13.0"}))
     assert cli.main(["doctor"]) == 1
     out = capsys.readouterr().out
-    assert "BAD   deepspeed" in out and out.endswith("6 problems\n")
+    assert "BAD   deepspeed" in out and out.endswith("8 problems\n")

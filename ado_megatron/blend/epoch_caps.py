@@ -3,13 +3,14 @@
 Caps are samples: epochs × length. Inside a domain the other prefixes take over from one at its cap; a domain at its
 cap drops out, and the others take over in proportion. So under weights that stay as they are all domains are exhausted
 in the order of remaining / weight, and domain k reaches its cap after Σ_c min(remaining_c, w_c · remaining_k / w_k)
-samples of the run. (`forecast` says columns: it holds for whatever hands over in proportion.)
+samples of the run. (`forecast` takes what it is given: it holds for whatever hands over in proportion.)
 
-Legend: K domains, C columns.
+Legend: K domains, C datasets (one per prefix).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +48,7 @@ def parse_max_epochs(text: str | None, domains: Domains) -> np.ndarray:
 
 
 def caps_from_config(config: BlendOptions, domains: Domains) -> np.ndarray | None:
-    """caps_C: the most samples of each column that the run may draw; None when the user sets no cap."""
+    """caps_C: the most samples of each dataset that the run may draw; None when the user sets no cap."""
     epochs_K = parse_max_epochs(config.max_epochs, domains)
     if not np.isfinite(epochs_K).any():
         return None
@@ -57,15 +58,19 @@ def caps_from_config(config: BlendOptions, domains: Domains) -> np.ndarray | Non
     return np.where(np.isfinite(epochs_C), np.floor(caps_C).astype(np.int64), UNLIMITED)
 
 
-def check_supply(domains: Domains, caps_C: np.ndarray | None, spans, drawn_C=None) -> None:
+def check_supply(
+    domains: Domains, caps_C: np.ndarray | None, spans: Sequence[tuple[np.ndarray, int]],
+    drawn_C: np.ndarray | None = None,
+) -> None:  # fmt: skip
     """UserError with supply, need and the caps that would do, when the rest of the run cannot be fed under its caps.
 
-    spans: [(weights_K, samples), …], what is known of the weights to come. drawn_C: samples of each column before.
-    Columns without weight do not count: nothing is drawn from them.
+    spans: [(weights_K, samples), …], what is known of the weights to come. drawn_C: samples of each dataset before.
+    Datasets without weight do not count: nothing is drawn from them.
     """
     if caps_C is None:
         return
-    length_K, cap_K = _by_domain(domains, domains.lengths_C), _by_domain(domains, caps_C)
+    length_K = with_share(domains.domain_of_C, domains.share_C, domains.lengths_C)
+    cap_K = _by_domain(domains, caps_C)
     drawn_K = np.zeros(len(length_K)) if drawn_C is None else _by_domain(domains, drawn_C)
     for weights_K, samples in spans:
         result = forecast(weights_K, length_K, drawn_K, samples, cap_K)
@@ -74,7 +79,9 @@ def check_supply(domains: Domains, caps_C: np.ndarray | None, spans, drawn_C=Non
         drawn_K = result.drawn_C
 
 
-def _shortage(domains: Domains, weights_K, length_K, cap_K, drawn_K, need: int) -> str:
+def _shortage(
+    domains: Domains, weights_K: np.ndarray, length_K: np.ndarray, cap_K: np.ndarray, drawn_K: np.ndarray, need: int
+) -> str:
     feeds_K = weights_K > 0
     prefixes = int((feeds_K[domains.domain_of_C] & (domains.share_C > 0)).sum())
     supply = int(np.maximum(cap_K - drawn_K, 0)[feeds_K].sum())
@@ -92,19 +99,19 @@ def _shortage(domains: Domains, weights_K, length_K, cap_K, drawn_K, need: int) 
     )
 
 
-def with_share(domain_of_C, share_C, value_C) -> np.ndarray:
+def with_share(domain_of_C: np.ndarray, share_C: np.ndarray, value_C: np.ndarray) -> np.ndarray:
     """value_C summed over the prefixes of each domain that have a share of it: value_K, float64."""
     return np.bincount(domain_of_C, np.where(np.asarray(share_C) > 0, value_C, 0))
 
 
-def _by_domain(domains: Domains, value_C) -> np.ndarray | None:
-    return None if value_C is None else with_share(domains.domain_of_C, domains.share_C, value_C)
+def _by_domain(domains: Domains, value_C: np.ndarray) -> np.ndarray:
+    return with_share(domains.domain_of_C, domains.share_C, value_C)
 
 
 @dataclass(frozen=True, eq=False)
 class Forecast:
-    """runs_out_C: samples of the whole run from now until a column reaches its cap (inf: not under these weights).
-    drawn_C: samples that each column will have given when the run ends. epochs_C: the same in epochs. short: samples
+    """runs_out_C: samples of the whole run from now until one of them reaches its cap (inf: not under these weights).
+    drawn_C: samples that each will have given when the run ends. epochs_C: the same in epochs. short: samples
     that cannot be drawn at all (0 when the run can be fed).
     """
 
@@ -114,10 +121,14 @@ class Forecast:
     short: float
 
 
-def forecast(weights_C, lengths_C, drawn_C, samples_left: float, caps_C=None) -> Forecast:
-    """When each column runs out if the weights stay as they are, `samples_left` samples before the end of the run.
+def forecast(
+    weights_C: np.ndarray, lengths_C: np.ndarray, drawn_C: np.ndarray, samples_left: float,
+    caps_C: np.ndarray | None = None,
+) -> Forecast:  # fmt: skip
+    """When each dataset runs out if the weights stay as they are, `samples_left` samples before the end of the run.
 
-    drawn_C: samples that each column has given so far.
+    weights_C: of any positive sum. lengths_C: samples of an epoch. drawn_C: samples that each has given so far. caps_C:
+    the most samples of each.
     """
     weights_C, drawn_C = np.asarray(weights_C, dtype=np.float64), np.asarray(drawn_C, dtype=np.float64)
     weights_C = weights_C / weights_C.sum()
@@ -125,7 +136,7 @@ def forecast(weights_C, lengths_C, drawn_C, samples_left: float, caps_C=None) ->
     if caps_C is not None:
         caps_C = np.asarray(caps_C)
         remaining_C = np.where(caps_C >= UNLIMITED, np.inf, np.maximum(caps_C - drawn_C, 0.0))
-    # In units of "samples of the run if nothing ran out", v, column c has given min(remaining_c, w_c v).
+    # In units of "samples of the run if nothing ran out", v, dataset c has given min(remaining_c, w_c v).
     end_C = np.full(len(weights_C), np.inf)
     np.divide(remaining_C, weights_C, out=end_C, where=weights_C > 0)
     order = np.argsort(end_C, kind="stable")
@@ -144,17 +155,22 @@ def forecast(weights_C, lengths_C, drawn_C, samples_left: float, caps_C=None) ->
     return Forecast(runs_out_C, after_C, epochs_C, short if short > 0.5 else 0.0)
 
 
-def _virtual_end(sorted_end, given, sorted_weight, out_at, samples_left: float) -> float:
-    """The v at which the columns have given `samples_left` samples in all; inf when they cannot."""
+def _virtual_end(
+    sorted_end: np.ndarray, given: np.ndarray, sorted_weight: np.ndarray, out_at: np.ndarray, samples_left: float
+) -> float:
+    """The v at which all have given `samples_left` samples in all; inf when they cannot."""
     done = int(np.searchsorted(out_at, samples_left, side="right"))
     left = samples_left - (given[done - 1] if done else 0.0)
     weight = sorted_weight[done:].sum()
     return left / weight if weight > 1e-15 else np.inf
 
 
-def forecast_lines(domains: Domains, weights_K, drawn_C, samples_left: float, caps_C=None) -> list[str]:
+def forecast_lines(
+    domains: Domains, weights_K: np.ndarray, drawn_C: np.ndarray, samples_left: float, caps_C: np.ndarray | None = None
+) -> list[str]:
     """One line a domain: its epochs at the end of the run and, under a cap, when it runs out. For logs."""
-    length_K, drawn_K, cap_K = (_by_domain(domains, value_C) for value_C in (domains.lengths_C, drawn_C, caps_C))
+    length_K, drawn_K = _by_domain(domains, domains.lengths_C), _by_domain(domains, drawn_C)
+    cap_K = None if caps_C is None else _by_domain(domains, caps_C)
     result = forecast(weights_K, length_K, drawn_K, samples_left, cap_K)
     lines = []
     for name, epochs, last in zip(domains.names_K, result.epochs_C, result.runs_out_C, strict=True):

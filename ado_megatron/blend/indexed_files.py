@@ -5,8 +5,11 @@ numpy and the standard library alone.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import numpy as np
 
 from ado_megatron.errors import UserError
 
+SAMPLES, SAMPLE_BYTES = 8, 2048  # blocks of a .bin that stand for its content
 _MAGIC = b"MMIDIDX\x00\x00"
 _DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.float64, 7: np.float32, 8: np.uint16}
 
@@ -27,21 +31,24 @@ class Prefix:
     tokens: int
     dtype: type
     checksum: int  # of the documents' lengths
+    content: int  # of samples of the tokens (sampled_content)
+    file: tuple[int, int]  # device and number of the .bin, the same by whatever path it is reached
 
     def samples(self, seq_length: int) -> int:
         """Whole samples of one epoch; each needs one token more than it has, shared with the next."""
         return max(0, (self.tokens - 1) // seq_length)
 
     def identity(self) -> list:
-        return [Path(self.path).name, self.documents, self.tokens, self.checksum]
+        """What makes two prefixes the same data wherever they lie; JSON values."""
+        return [Path(self.path).name, self.documents, self.tokens, self.checksum, self.content]
 
 
 def read_prefix(path: str) -> Prefix:
     """Read and check the index of one prefix. Raises UserError naming the file."""
     idx, bin_ = Path(path + ".idx"), Path(path + ".bin")
     for file, other in ((idx, bin_), (bin_, idx)):
-        if not file.is_file():
-            has = f" (but {other} does)" if other.is_file() else ""
+        if not _is_file(file):
+            has = f" (but {other} does)" if _is_file(other) else ""
             raise UserError(
                 f"{file} does not exist{has}; a prefix needs PREFIX.bin and PREFIX.idx, made by `ado-megatron "
                 "prepare` or Megatron's preprocess_data.py"
@@ -53,26 +60,76 @@ def read_prefix(path: str) -> Prefix:
                 raise UserError(f"{idx} is not an index of Megatron (its first bytes are others); make it again")
             _, code, sequences, documents = struct.unpack("<QBQQ", header)
             lengths = np.fromfile(stream, dtype=np.int32, count=sequences)
-        size, whole = bin_.stat().st_size, idx.stat().st_size >= 34 + 12 * sequences + 8 * documents
+        stat, whole = bin_.stat(), idx.stat().st_size >= 34 + 12 * sequences + 8 * documents
+        content = sampled_content(bin_)
     except OSError as error:
         raise UserError(f"{idx} or {bin_} cannot be read: {error.strerror}") from error
     if code not in _DTYPES or not whole:
         raise UserError(f"{idx} is truncated or damaged; make it again")
     tokens = int(lengths.sum(dtype=np.int64))
-    if size != tokens * np.dtype(_DTYPES[code]).itemsize:
+    if stat.st_size != tokens * np.dtype(_DTYPES[code]).itemsize:
         raise UserError(
-            f"{bin_} has {size} bytes but {idx} describes {tokens * np.dtype(_DTYPES[code]).itemsize}; one of them "
-            "is truncated or of another run of the tokenizer"
+            f"{bin_} has {stat.st_size} bytes but {idx} describes {tokens * np.dtype(_DTYPES[code]).itemsize}; one of "
+            "them is truncated or of another run of the tokenizer"
         )
-    return Prefix(path, int(sequences), tokens, _DTYPES[code], zlib.crc32(lengths.tobytes()))
+    checksum, file_id = zlib.crc32(lengths.tobytes()), (stat.st_dev, stat.st_ino)
+    return Prefix(path, int(sequences), tokens, _DTYPES[code], checksum, content, file_id)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file. Raises UserError for a path that cannot even be looked up, such as one too long."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        name = str(path) if len(str(path)) < 160 else f"{str(path)[:60]}…{str(path)[-60:]}"
+        raise UserError(f"{name} cannot be looked up: {error.strerror}") from error
+
+
+def sampled_content(path: str | os.PathLike) -> int:
+    """A digest (63 bits) of SAMPLES blocks of a file, evenly spread from its beginning to its end.
+
+    It costs SAMPLES small reads whatever the size, so it is affordable for 10,000 prefixes. A file of other content is
+    told apart unless it agrees in all of these blocks: another tokenizer, corpus or order of documents never does, an
+    edit in one place may. Raises OSError.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest.update(size.to_bytes(8, "little"))
+        last = max(0, size - SAMPLE_BYTES)
+        for number in range(SAMPLES):
+            file.seek(last * number // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))
+    return int.from_bytes(digest.digest(), "little") >> 1
+
+
+def check_distinct(prefixes: Sequence[Prefix], source: str) -> None:
+    """UserError if two prefixes are one file by different paths (a link, `./`, an absolute path): the domain would
+    count twice."""
+    seen: dict[tuple[int, int], str] = {}
+    for prefix in prefixes:
+        other = seen.setdefault(prefix.file, prefix.path)
+        if other is not prefix.path:
+            raise UserError(
+                f"{source} names one domain twice: {other}.bin and {prefix.path}.bin are the same file; keep one of "
+                "them, with the sum of their weights"
+            )
 
 
 def parse_blend(words: list[str] | tuple[str, ...], source: str) -> tuple[list[float] | None, list[str]]:
-    """Weights and prefixes of Megatron's `w1 p1 w2 p2 …`, or (None, prefixes) of prefixes alone. Raises UserError."""
+    """Weights and prefixes of Megatron's `w1 p1 w2 p2 …`, or (None, prefixes) of prefixes alone.
+
+    source: what the words come from, for messages. Raises UserError for a list of another form, a weight that is none,
+    fewer than two domains, one named twice, and a name that is not UTF-8.
+    """
     words = list(words)
+    for word in words:
+        if "\0" in word or word != word.encode("utf-8", "replace").decode():  # bytes of a path that are no text
+            raise UserError(f"{source} names {word!r}, which is not UTF-8; rename the files, or link them by a name")
     numbers = [_number(word) for word in words]
-    if len(words) % 2 == 0 and words and all(number is not None for number in numbers[::2]):
-        weights, prefixes = numbers[::2], words[1::2]
+    weights: list[float] | None = [number for number in numbers[::2] if number is not None]
+    if len(words) % 2 == 0 and words and len(weights or []) == len(words) // 2:
+        prefixes = words[1::2]
     elif all(number is None for number in numbers):
         weights, prefixes = None, words
     else:

@@ -1,14 +1,15 @@
-"""Back to a host's own static blend: the weights with which it goes on where a run stands.
+"""Back to a framework's own static blend: the weights with which it goes on where a run stands.
 
-A host gives sample i to the column that is furthest behind, by weight · i − count. These distances sum to zero over the
-columns, so the chosen one is not ahead: its count becomes at most weight · i + 1. With the weights drawn_C / n that is,
-for i < n, less than drawn_c + 1, so after n samples no column has more than drawn_c, and together they have n: each has
-exactly drawn_c. The host reads a column's samples in the order of its dataset, as a schedule with `in_order` does in
-the first epoch. So the counts themselves, as weights, say both the blend and the position; their sum is the position.
+Megatron gives sample i to the dataset that is furthest behind, by weight · i − count. These distances sum to zero
+over the datasets, so the chosen one is not ahead: its count becomes at most weight · i + 1. With the weights drawn_C
+/ n that is, for i < n, less than drawn_c + 1, so after n samples no dataset has more than drawn_c, and together they
+have n: each has exactly drawn_c. Megatron reads a dataset's samples in its own order, as a schedule with `in_order`
+does in the first epoch. So the counts themselves, as weights, say both the blend and the position; their sum is the
+position.
 
-That holds for columns of which the host lays out one epoch. Of more, it shuffles the epochs into one order.
+That holds for datasets of which Megatron lays out one epoch. Of more, it shuffles the epochs into one order.
 
-Legend: C columns.
+Legend: C datasets (one per prefix).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-SURPLUS = 1.005  # what both hosts ask of a dataset beyond its share of the run
+SURPLUS = 1.005  # what both Megatrons ask of a dataset beyond its share of the run
 
 
 def blend_text(prefixes_C: Sequence[str], drawn_C: np.ndarray) -> str:
@@ -28,19 +29,22 @@ def blend_text(prefixes_C: Sequence[str], drawn_C: np.ndarray) -> str:
 
 
 def not_continued(lengths_C: np.ndarray, drawn_C: np.ndarray, total_samples: int) -> list[int]:
-    """The columns that a host, with the weights drawn_C and a run of total_samples, lays out in another order than
+    """The datasets that Megatron, with the weights drawn_C and a run of total_samples, lays out in another order than
     ours, so that samples of the running epoch are read again and others are left out."""
     consumed = int(drawn_C.sum())
     asked = [math.ceil(math.ceil(total_samples * n / consumed) * SURPLUS) for n in drawn_C.tolist()]
     return [c for c, n in enumerate(drawn_C.tolist()) if n > 0 and max(n, asked[c]) > lengths_C[c]]
 
 
-def outlook(prefixes_C: Sequence[str], columns: Sequence[int], consumed: int) -> str:
-    """What a stock run with the exported weights does with the samples after `consumed`, in one sentence."""
+def describe_continuation(prefixes_C: Sequence[str], datasets: Sequence[int], consumed: int) -> str:
+    """What an unmodified run with the exported weights does with the samples after `consumed`, in one sentence.
+
+    datasets: what `not_continued` says.
+    """
     start = f"with these weights the stock blend goes on from the checkpoint at {consumed} samples"
-    if not columns:
+    if not datasets:
         return f"{start} and, up to the planned end of the run, repeats and skips nothing"
-    names = ", ".join(prefixes_C[c] for c in columns[:4]) + (f" and {len(columns) - 4} more" if columns[4:] else "")
+    names = ", ".join(prefixes_C[c] for c in datasets[:4]) + (f" and {len(datasets) - 4} more" if datasets[4:] else "")
     return (
         f"{start}, but repeats and skips samples of {names}, because the run needs more than one epoch of it and stock "
         "shuffles all epochs into one order; --ado-policy static goes on without"

@@ -1,6 +1,6 @@
-"""Validation and test losses by domain, of the host's own evaluation (--ado-validation).
+"""Validation and test losses by domain, of the framework's own evaluation (--ado-validation).
 
-The host's validation and test blends stay its own: same samples, same order, same printed loss. Each sample also
+The framework's validation and test blends stay its own: same samples, same order, same printed loss. Each sample also
 carries the number of its prefix; the loss site adds its loss to what that prefix belongs to; one sum over the world at
 the end of an evaluation becomes an object of metrics.jsonl:
 
@@ -24,6 +24,7 @@ import torch
 
 from ado_megatron.errors import UserError
 from ado_megatron.measure.meter import DomainMeter
+from ado_megatron.measure.metrics_writer import MetricsWriter
 from ado_megatron.mixer.mixer import Mixer
 from ado_megatron.stream.sample_key import KEY_MASK
 
@@ -32,14 +33,15 @@ KINDS = ("validation", "test")
 
 
 class EvaluatedSet(torch.utils.data.Dataset):
-    """The host's dataset, whose samples also carry their column once it is bound; for all else it is the host's.
+    """The framework's dataset, whose samples also carry their column once it is bound; in all else it is unchanged.
 
-    column: of all samples, in the split's blend; None: as the host's blend has it.
+    column: of all samples, in the split's blend; None: as the framework's blend has it.
     """
 
     def __init__(self, stock: Any, kind: str, column: int | None):
         self.kind = kind
-        self._stock, self._column, self._first = stock, column, None
+        self._stock, self._column = stock, column
+        self._first: int | None = None
 
     def bind(self, first: int) -> None:
         """first: column of the split's first prefix. Before the loader's workers start."""
@@ -48,7 +50,7 @@ class EvaluatedSet(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._stock)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> dict[str, Any]:
         item = self._stock[index]
         if self._first is None:
             return item
@@ -88,7 +90,7 @@ class Validation:
         self._unmeasured: deque[torch.Tensor] = deque()  # columns of micro-batches whose loss is still to come
 
     def watch(self, kind: str, stock: Any, prefixes: Sequence[str]) -> Any:
-        """The host's dataset of a split with columns on its samples; of a list of datasets, one a prefix, each."""
+        """The framework's dataset of a split with columns on its samples; of a list of datasets, one a prefix, each."""
         self._prefixes[kind] = tuple(prefixes)
         if isinstance(stock, list):
             return [self._watched(kind, one, column) for column, one in enumerate(stock)]
@@ -103,7 +105,8 @@ class Validation:
     def open(self, mixer: Mixer) -> None:
         """Make the meter (first call) and bind the sets built since. Collective, all ranks."""
         if self._meter is None:
-            prefixes, number_of_E, total = mixer.world.broadcast(self._prefixes), [], 0
+            prefixes, total = mixer.world.broadcast(self._prefixes), 0
+            number_of_E: list[int] = []
             for kind in KINDS:
                 names_N, numbers = mixer.domains.extended(prefixes.get(kind, ()), mixer.config)
                 self._names[kind], self._first[kind] = names_N, len(number_of_E)
@@ -134,7 +137,7 @@ class Validation:
 
     def measure(self, loss: torch.Tensor, mask: torch.Tensor) -> None:
         """Per-token losses and mask of the oldest micro-batch drawn and not yet measured, [B, …], without gradients."""
-        if self._unmeasured:  # else nothing is watched
+        if self._meter is not None and self._unmeasured:  # else nothing is watched
             column_B = self._unmeasured.popleft()
             self._meter.add(loss.reshape(len(column_B), -1), mask.reshape(len(column_B), -1), column_B)
 
@@ -145,23 +148,23 @@ class Validation:
         if self._unmeasured:
             left = len(self._unmeasured)
             raise RuntimeError(f"the evaluation of step {step} drew {left} micro-batches whose loss was not measured")
-        sums_x2 = mixer.world.sum_(self._meter.take(1))[0].cpu().numpy()
+        sums_x2 = mixer.world.all_reduce_sum(self._meter.take(1))[0].cpu().numpy()
         ends = np.cumsum([len(self._names[kind]) for kind in KINDS])
         evaluated = []
         for kind, (loss_N, tokens_N) in zip(KINDS, (part.T for part in np.split(sums_x2, ends[:-1])), strict=True):
             if tokens_N.any():
                 mean_N = np.divide(loss_N, tokens_N, out=np.full(len(loss_N), np.nan), where=tokens_N > 0)
                 evaluated.append(Evaluated(kind, self._names[kind], mean_N, tokens_N))
-        if mixer.world.is_zero:
+        if mixer.rank_zero is not None:
             for one in evaluated:
-                _write(one, step, mixer)
+                _write(one, step, len(mixer.domains.names_K), mixer.rank_zero.recorder.metrics)
         return evaluated
 
 
-def _write(one: Evaluated, step: int, mixer: Mixer) -> None:
-    num = len(mixer.domains.names_K)
+def _write(one: Evaluated, step: int, num: int, metrics: MetricsWriter) -> None:
+    """num: train domains, the first of the names."""
     values: dict[str, Any] = {"loss_K": one.loss_N[:num], "tokens_K": one.tokens_N[:num]}
     others = zip(one.names_N[num:], one.loss_N[num:], one.tokens_N[num:], strict=True)
     if len(one.names_N) > num:
         values["others"] = {name: {"loss": loss, "tokens": tokens} for name, loss, tokens in others}
-    mixer.rank_zero.recorder.metrics.write(one.kind, step, **values)
+    metrics.write(one.kind, step, **values)

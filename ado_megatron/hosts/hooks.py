@@ -1,4 +1,8 @@
-"""Hook points: what a host must look like for our hooks to fit, checked before anything runs."""
+"""Hook points: the functions of a framework that are hooked, what they must look like, and what they become.
+
+A framework's module lists its `HookPoint`s. All are checked before anything runs; those with a `wrap` are then replaced
+in memory. The hooks that do the same in both frameworks, on functions of the same name, are here (`alike`).
+"""
 
 from __future__ import annotations
 
@@ -11,22 +15,50 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ado_megatron.errors import UserError
+from ado_megatron.hosts import console
+from ado_megatron.hosts.boards import Write
+from ado_megatron.hosts.run_facts import RunFacts
+from ado_megatron.hosts.session import Session
 from ado_megatron.hosts.takeover import layout_facts
 
-Wrapper = Callable[[Any], Any]  # takes a function of the host, returns the hooked one
+Wrapper = Callable[[Any], Any]  # takes a function of the framework, returns the hooked one
+TOKEN = "ado_token"  # of the framework's arguments in a checkpoint: the sidecar that was written with it
 LOSS = "script:loss_func"  # lives in the training script, wherever that is
 
 
 @dataclasses.dataclass(frozen=True)
+class Framework:
+    """What the hooks must know of a framework.
+
+    exclusions: arguments → (it is so, the sentence) of what is not served. loss_func: (session, the script's loss_func)
+    → the hooked one. boards: this rank's TensorBoard and W&B by name. build: what the framework's own hooks hand from
+    one to another while its datasets are built.
+    """
+
+    name: str
+    get_args: Callable[[], Any]
+    exclusions: Callable[[Any], list[tuple[bool, str]]]
+    facts: Callable[[], RunFacts]
+    loss_func: Callable[[Session, Any], Any]
+    boards: Callable[[], dict[str, Write]]
+    build: Any = None
+
+
+Wrap = Callable[[Session, Framework, Any], Any]  # (…, the framework's function) → the hooked one
+
+
+@dataclasses.dataclass(frozen=True)
 class HookPoint:
-    """A function of the host: its module, its dotted name there, and the names its parameters must begin with."""
+    """A function of the framework: its module, its dotted name there, the names its parameters must begin with, and
+    what makes the hooked function of it (None: it is only called by ours)."""
 
     module: str
     name: str
     parameters: tuple[str, ...]
+    wrap: Wrap | None = None
 
     def problem(self) -> str | None:
-        """What is wrong with it in the host that is importable now, or None."""
+        """What is wrong with it in the framework that is importable now, or None."""
         try:
             found: Any = importlib.import_module(self.module)
         except ImportError as error:
@@ -49,8 +81,8 @@ def check(points: Sequence[HookPoint], checkout: str) -> None:
     problems = [text for point in points if (text := point.problem()) is not None]
     if problems:
         raise UserError(
-            f"this version of the host at {checkout} does not fit: {'; '.join(problems)} ({len(points)} hook points "
-            "were tried); use a version named in launch/README.md, or --ado-off to run it without ado"
+            f"this version of the framework at {checkout} does not fit: {'; '.join(problems)} ({len(points)} hook "
+            "points were tried); use a version named in launch/README.md, or --ado-off to run it without ado"
         )
 
 
@@ -65,8 +97,18 @@ def script_globals(function: Any) -> dict[str, Any]:
             return function.__globals__
 
 
+def wrappers(points: Sequence[HookPoint], session: Session, framework: Framework) -> dict[str, Wrapper]:
+    """What each hooked function becomes: "module:name" → (the framework's function → the hooked one)."""
+    hooked = {
+        f"{point.module}:{point.name}": functools.partial(point.wrap, session, framework)
+        for point in points
+        if point.wrap is not None
+    }
+    return hooked | {LOSS: functools.partial(framework.loss_func, session)}
+
+
 def install(wrappers: Mapping[str, Wrapper]) -> None:
-    """Put the hooked functions in the place of the host's, in memory. Names as in a host's `wrappers`."""
+    """Put the hooked functions in the place of the framework's, in memory. Names as `wrappers` returns them."""
     for key, wrap in wrappers.items():
         if key == LOSS:
             continue  # by `hook_script`, when the script is known
@@ -82,6 +124,12 @@ def install(wrappers: Mapping[str, Wrapper]) -> None:
             setattr(package, last, hooked)
 
 
+def measuring(loss_func: Any) -> Any:
+    """A hooked loss_func, marked so that it is not hooked once more."""
+    loss_func.ado_measures = True
+    return loss_func
+
+
 def hook_script(forward_step: Any, wrap: Wrapper) -> None:
     """Hook `loss_func` in the script of `forward_step`, unless that is done. Raises UserError without one."""
     names = script_globals(forward_step)
@@ -92,114 +140,110 @@ def hook_script(forward_step: Any, wrap: Wrapper) -> None:
         names["loss_func"] = wrap(stock)
 
 
-# ---------------------------------------------------------------- hooks that are alike in both hosts
+# ---------------------------------------------------------------- hooks that are alike in both frameworks
 
 
-@dataclasses.dataclass(frozen=True)
-class Host:
-    """What the hooks that are alike must know of a host. training, checkpointing: the modules of its training loop and
-    of its checkpoints."""
-
-    training: str
-    checkpointing: str
-    get_args: Callable[[], Any]
-    exclusions: Callable[[Any], list[tuple[bool, str]]]  # arguments → (it is so, the sentence) of what is not served
-    facts: Callable[[], Any]
-    loss_func: Callable[[Any, Any], Any]  # session, the script's loss_func → the hooked one
-    write: Callable[[dict[str, float], int], None]  # scalars, iteration → TensorBoard and W&B
-
-
-def common(session: Any, host: Host) -> dict[str, Wrapper]:
-    """The wrappers of the functions that have the same part, under the same name, in both hosts."""
-    alike = {
-        "build_train_valid_test_data_loaders": loaders, "train": train, "training_log": training_log,
-        "evaluate_and_print_results": evaluate_and_print_results, "save_checkpoint": save_checkpoint,
-        "pretrain": pretrain,
-    }  # fmt: skip
-    wrappers = {f"{host.training}:{name}": functools.partial(hook, session, host) for name, hook in alike.items()}
-    wrappers[f"{host.checkpointing}:check_checkpoint_args"] = functools.partial(check_checkpoint_args, session)
-    return wrappers | {LOSS: functools.partial(host.loss_func, session)}
+def alike(training: str, checkpointing: str) -> tuple[HookPoint, ...]:
+    """The hook points that have the same part, under the same name, in the modules of both frameworks' training loop
+    and checkpoints."""
+    evaluate = ("prefix", "forward_step_func", "data_iterator", "model", "iteration")
+    log = ("loss_dict", "total_loss_dict", "learning_rate", "iteration")
+    provider = ("build_train_valid_test_datasets_provider",)
+    return (
+        HookPoint(training, "pretrain", (), pretrain),
+        HookPoint(training, "build_train_valid_test_data_loaders", provider, loaders),
+        HookPoint(training, "train", ("forward_step_func", "model", "optimizer", "opt_param_scheduler"), train),
+        HookPoint(training, "training_log", log, training_log),
+        HookPoint(training, "evaluate_and_print_results", evaluate, evaluate_and_print_results),
+        HookPoint(training, "save_checkpoint", ("iteration", "model"), save_checkpoint),
+        HookPoint(checkpointing, "check_checkpoint_args", ("checkpoint_args",), check_checkpoint_args),
+    )
 
 
-def loaders(session: Any, host: Host, stock: Any) -> Any:
+def loaders(session: Session, framework: Framework, stock: Any) -> Any:
     """Before data is built, refuse what cannot be served and see what is resumed; after it, make the mixer."""
 
     def build_train_valid_test_data_loaders(provider):
-        for excluded, sentence in host.exclusions(host.get_args()):
+        for excluded, sentence in framework.exclusions(framework.get_args()):
             if excluded:
                 session.refuse(sentence)
-        session.resume(host.facts())
+        session.resume(framework.facts())
         built = stock(provider)
-        session.open(host.facts())
+        session.open(framework.facts())
         return built
 
     return build_train_valid_test_data_loaders
 
 
-def train(session: Any, host: Host, stock: Any) -> Any:
+def train(session: Session, framework: Framework, stock: Any) -> Any:
     """Here the script is known: its loss_func is hooked."""
 
     def train(forward_step_func, *args, **kwargs):
         if session.mixer is not None:
-            hook_script(forward_step_func, functools.partial(host.loss_func, session))
+            hook_script(forward_step_func, functools.partial(framework.loss_func, session))
         return stock(forward_step_func, *args, **kwargs)
 
     return train
 
 
-def training_log(session: Any, host: Host, stock: Any) -> Any:
-    """The weights, after the host's own line and scalars."""
+def training_log(session: Session, framework: Framework, stock: Any) -> Any:
+    """The weights, after the framework's own line and scalars."""
 
     def training_log(loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs):
         result = stock(loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs)
-        settings = host.get_args()
+        settings = framework.get_args()
         if session.mixer is not None and iteration % settings.log_interval == 0:
             session.log_line(settings.consumed_train_samples)
             weights = session.weights(settings.consumed_train_samples)
-            host.write({f"ado/weight/{name}": weight for name, weight in weights.items()}, iteration)
+            scalars = {f"ado/weight/{name}": weight for name, weight in weights.items()}
+            session.boards.write(framework.boards(), scalars, iteration)
         return result
 
     return training_log
 
 
-def evaluate_and_print_results(session: Any, host: Host, stock: Any) -> Any:
-    """The losses by domain, after the host's own line and scalars. A run may evaluate without training first."""
+def evaluate_and_print_results(session: Session, framework: Framework, stock: Any) -> Any:
+    """The losses by domain, after the framework's own line and scalars. A run may evaluate without training first."""
 
     def evaluate_and_print_results(prefix, forward_step_func, data_iterator, model, iteration, *args, **kwargs):
         if session.mixer is not None:
-            hook_script(forward_step_func, functools.partial(host.loss_func, session))
+            hook_script(forward_step_func, functools.partial(framework.loss_func, session))
         result = stock(prefix, forward_step_func, data_iterator, model, iteration, *args, **kwargs)
         scalars = session.evaluated(iteration)
         if scalars and kwargs.get("write_to_tensorboard", True):
-            host.write(scalars, iteration)
+            session.boards.write(framework.boards(), scalars, iteration)
         return result
 
     return evaluate_and_print_results
 
 
-def save_checkpoint(session: Any, host: Host, stock: Any) -> Any:
-    """The sidecar before the host's checkpoint, so that a whole checkpoint always has one."""
+def save_checkpoint(session: Session, framework: Framework, stock: Any) -> Any:
+    """The sidecar before the framework's checkpoint, so that a whole checkpoint always has one. The sidecar's token
+    (Mixer.save) goes among the arguments, which both frameworks write whole into every checkpoint."""
 
     def save_checkpoint(iteration, *args, **kwargs):
-        settings = host.get_args()
-        session.save(settings.save, iteration, settings.consumed_train_samples)
+        settings = framework.get_args()
+        token = session.save(settings.save, iteration, settings.consumed_train_samples)
+        setattr(settings, TOKEN, token)
         return stock(iteration, *args, **kwargs)
 
     return save_checkpoint
 
 
-def check_checkpoint_args(session: Any, stock: Any) -> Any:
-    """Overhears the arguments with which the loaded checkpoint was trained."""
+def check_checkpoint_args(session: Session, framework: Framework, stock: Any) -> Any:
+    """Overhears the arguments with which the loaded checkpoint was trained, and the token of its sidecar."""
 
     def check_checkpoint_args(checkpoint_args, *args, **kwargs):
         session.saved_layout = layout_facts(checkpoint_args)
+        session.saved_token = getattr(checkpoint_args, TOKEN, None)  # none where it was saved without a sidecar
         return stock(checkpoint_args, *args, **kwargs)
 
     return check_checkpoint_args
 
 
-def pretrain(session: Any, host: Host, stock: Any) -> Any:
-    """Close the session when the host's run ends, in whatever way all ranks end alike."""
+def pretrain(session: Session, framework: Framework, stock: Any) -> Any:
+    """Close the session when the framework's run ends, in whatever way all ranks end alike. A UserError ends the
+    process with its one sentence and exit code 2, as everywhere."""
 
     def pretrain(*args, **kwargs):
         try:
@@ -208,6 +252,8 @@ def pretrain(session: Any, host: Host, stock: Any) -> Any:
             if not leaving.code:
                 session.close()
             raise
+        except UserError as error:
+            console.end_with(error)
         session.close()
         return result
 

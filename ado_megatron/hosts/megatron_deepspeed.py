@@ -1,66 +1,31 @@
-"""Megatron-DeepSpeed (4efb479): where its training loop is hooked. No file of the checkout changes.
+"""Megatron-DeepSpeed (4efb479): where its training loop is hooked (HOOK_POINTS below).
 
-| what            | hook                                                                                            |
-|-----------------|-------------------------------------------------------------------------------------------------|
-| train dataset   | gpt_dataset.BlendableDataset for datasets named "train", asked for one epoch each               |
-| mixer, resume   | training.build_train_valid_test_data_loaders, called by all ranks after the checkpoint load     |
-| a batch drawn   | the train iterator of training.build_train_valid_test_data_iterators                            |
-| loss            | loss_func in the globals of the script (--no-pipeline-parallel); gpt_model.CrossEntropy (engine) |
-| step            | training.train_step                                                                             |
-| checkpoint      | training.save_checkpoint; checkpointing.check_checkpoint_args                                   |
-| evaluation      | training.evaluate_and_print_results; its batches and losses as those of a step                  |
-| log line        | training.training_log                                                                           |
-| end of the run  | training.pretrain                                                                               |
+The blend of the datasets named "train" becomes ours, over datasets asked for one epoch each. A batch loses our keys in
+the iterator that the loop is given. The loss is overheard in the script's loss_func (--no-pipeline-parallel) or in
+gpt_model.CrossEntropy (pipeline engine). No file of the checkout changes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 from ado_megatron.errors import UserError
-from ado_megatron.hosts.hooks import HookPoint, Host, Wrapper, common
-from ado_megatron.hosts.session import RunFacts, Session
+from ado_megatron.hosts import exclusions, hooks
+from ado_megatron.hosts.boards import Write
+from ado_megatron.hosts.hooks import Framework, HookPoint, Wrapper
+from ado_megatron.hosts.run_facts import RunFacts
+from ado_megatron.hosts.session import Session
 from ado_megatron.hosts.takeover import StockBlend, layout_facts, weights_at
 
-NAME = "megatron_deepspeed"
 TRAINING, DATA, MODEL = "megatron.training", "megatron.data.gpt_dataset", "megatron.model.gpt_model"
 CHECKPOINTING = "megatron.checkpointing"
 INDICES = ("doc_idx", "sample_idx", "shuffle_idx")  # of a GPTDataset: what its samples are
-HOOK_POINTS = (
-    HookPoint(TRAINING, "pretrain", ("train_valid_test_dataset_provider", "model_provider", "model_type")),
-    HookPoint(TRAINING, "train", ("forward_step_func", "model", "optimizer", "opt_param_scheduler")),
-    HookPoint(TRAINING, "train_step", ("forward_step_func", "data_iterator", "model", "optimizer")),
-    HookPoint(TRAINING, "training_log", ("loss_dict", "total_loss_dict", "learning_rate", "iteration")),
-    HookPoint(TRAINING, "save_checkpoint", ("iteration", "model")),
-    HookPoint(TRAINING, "evaluate_and_print_results", ("prefix", "forward_step_func", "data_iterator", "model",
-                                                       "iteration")),
-    HookPoint(CHECKPOINTING, "check_checkpoint_args", ("checkpoint_args",)),
-    HookPoint(TRAINING, "build_train_valid_test_datasets", ("build_train_valid_test_datasets_provider",)),
-    HookPoint(TRAINING, "build_train_valid_test_data_loaders", ("build_train_valid_test_datasets_provider",)),
-    HookPoint(TRAINING, "build_train_valid_test_data_iterators", ("build_train_valid_test_datasets_provider",)),
-    HookPoint(DATA, "BlendableDataset", ("datasets", "weights", "size")),
-    HookPoint(DATA, "_num_epochs", ("tokens_per_epoch", "seq_length", "num_samples")),
-    HookPoint(MODEL, "CrossEntropy", ("output", "labels")),
-    HookPoint(MODEL, "tensor_parallel.vocab_parallel_cross_entropy", ("vocab_parallel_logits", "target")),
-    HookPoint("megatron.core.parallel_state", "get_sequence_parallel_rank", ()),
-)
 
 
-def wrappers(session: Session) -> dict[str, Wrapper]:
-    """What each function of the host becomes: "module:name" → (the host's function → the hooked one)."""
-    build = _Build()
-    return {
-        f"{TRAINING}:build_train_valid_test_datasets": functools.partial(_datasets, session, build),
-        f"{DATA}:BlendableDataset": functools.partial(_blend, session, build),
-        f"{TRAINING}:build_train_valid_test_data_iterators": functools.partial(_iterators, session),
-        f"{MODEL}:CrossEntropy": functools.partial(_engine_loss, session),
-        f"{TRAINING}:train_step": functools.partial(_train_step, session),
-    } | common(session, Host(TRAINING, CHECKPOINTING, get_args, exclusions, _facts, _loss_func, write))
-
-
-def get_args():
-    """The host's arguments."""
+def get_args() -> Any:
+    """The framework's arguments."""
     from megatron.global_vars import get_args
 
     return get_args()
@@ -69,45 +34,24 @@ def get_args():
 # ---------------------------------------------------------------- data
 
 
-def exclusions(args) -> list[tuple[bool, str]]:
-    """(it is so, the sentence) for everything of the host that an adaptive blend cannot serve."""
-    deepspeed = getattr(args, "deepspeed_config_dict", None) or {}
-    efficiency = deepspeed.get("data_efficiency", {}).get("enabled", False)
-    named = [name for name in ("desc", "doc_idx", "sample_idx", "shuffle_idx") if getattr(args, f"train_{name}_path")]
-    return [
-        (args.data_efficiency_curriculum_learning or efficiency, "DeepSpeed's data efficiency sampler draws samples by "
-         "difficulty, not in order; leave data_efficiency out of the DeepSpeed configuration"),
-        (args.curriculum_learning_legacy, "DeepSpeed's curriculum learning shortens samples, so losses of different "
-         "steps cannot be compared; leave curriculum_learning out"),
-        (args.dataloader_type != "single", f"--dataloader-type {args.dataloader_type} does not draw sample indices in "
-         "order; use --dataloader-type single"),
-        (args.repeated_dataloader, "--repeated-dataloader starts the data over; leave it out: an adaptive blend does "
-         "not end before the run"),
-        (args.train_data_exact_num_epochs is not None, "--train-data-exact-num-epochs fixes the epochs of every "
-         "domain; leave it out, or cap them by --ado-max-epochs"),
-        (bool(named), f"--train-{'/'.join(named).replace('_', '-')}-path fixes the order of the samples; leave it out"),
-        (args.retro_add_retriever, "retro datasets are not served; train without --retro-add-retriever"),
-        (args.mos or args.kd, "distillation (--mos, --kd) mixes a teacher's loss into the model's; train without it"),
-        (args.ds_sequence_parallel_fpdt, "--ds-sequence-parallel-fpdt computes the loss in pieces; leave it out"),
-    ]  # fmt: skip
-
-
 @dataclasses.dataclass
 class _Build:
-    """While the host's provider runs. size: train samples that it asks for. stock: where our blend comes from the
-    host's, that, its weights and its size; asked for first, while size is None."""
+    """While the framework's provider runs. size: train samples that it asks for. stock: where our blend comes from the
+    framework's, that, its weights and its size; asked for first, while size is None."""
 
     size: int | None = None
     stock: tuple | None = None
 
 
-def _datasets(session: Session, build: _Build, stock):
+def _datasets(session: Session, framework: Framework, stock: Any) -> Any:
+    build: _Build = framework.build
+
     def build_train_valid_test_datasets(provider):
         if session.silent:
             return stock(provider)
 
         def one_epoch(sizes):
-            # one sample asked of a domain makes the host lay out one epoch; how many are drawn is ours to decide
+            # one sample asked of a domain makes the framework lay out one epoch; how many are drawn is ours to decide
             build.size = None
             build.stock = _stock_train(session, provider, sizes) if session.needs_stock else None
             build.size = sizes[0]
@@ -127,7 +71,7 @@ def _datasets(session: Session, build: _Build, stock):
 
 
 def _stock_train(session: Session, provider, sizes):
-    """(the host's own train blend, its weights, its size), as the run that drew from it had it, or None."""
+    """(the framework's own train blend, its weights, its size), as the run that drew from it had it, or None."""
     args = get_args()
     name = "data_path" if args.data_path else "train_data_path"
     words = getattr(args, name)
@@ -143,7 +87,9 @@ def _stock_train(session: Session, provider, sizes):
         setattr(args, name, words)
 
 
-def _blend(session: Session, build: _Build, stock):
+def _blend(session: Session, framework: Framework, stock: Any) -> Any:
+    build: _Build = framework.build
+
     def blend(datasets, weights, size, **options):
         if session.silent or build.size is None or datasets[0].name != "train":
             return stock(datasets, weights, size, **options)
@@ -153,13 +99,15 @@ def _blend(session: Session, build: _Build, stock):
             whole.weights = list(weights)
             return session.shadow_set(whole, prefixes, INDICES[0])
         _check_one_epoch(datasets, prefixes, get_args().seq_length)
-        whole = build.stock and StockBlend.of(build.stock[0], datasets, INDICES, prefixes, *build.stock[1:])
-        return session.train_set(datasets, weights, prefixes, build.size, "dataset_idx", whole)
+        stock_blend = None
+        if build.stock is not None:
+            stock_blend = StockBlend.of(build.stock[0], datasets, INDICES, prefixes, *build.stock[1:])
+        return session.train_set(datasets, weights, prefixes, build.size, "dataset_idx", stock_blend)
 
     return blend
 
 
-def _iterators(session: Session, stock):
+def _iterators(session: Session, framework: Framework, stock: Any) -> Any:
     def build_train_valid_test_data_iterators(provider):
         return tuple(None if batches is None else _Batches(batches, session) for batches in stock(provider))
 
@@ -167,7 +115,7 @@ def _iterators(session: Session, stock):
 
 
 class _Batches:
-    """An iterator of the host; our keys do not leave it."""
+    """An iterator of the framework; our keys do not leave it."""
 
     def __init__(self, batches, session: Session):
         self._batches, self._session = batches, session
@@ -186,14 +134,14 @@ def _prefixes(path: list[str] | None) -> list[str]:
 
 
 def _check_one_epoch(datasets, prefixes, seq_length: int) -> None:
-    """Every prefix has a train split, and the host laid out one epoch of it and no more."""
+    """Every prefix has a train split, and the framework laid out one epoch of it and no more."""
     if len(datasets) != len(prefixes):
         raise UserError(
             f"{len(prefixes) - len(datasets)} of the prefixes {', '.join(prefixes)} have no document in the train "
             "split; change --split or leave them out"
         )
     for prefix, dataset in zip(prefixes, datasets, strict=True):
-        # with too few tokens for one sample the host repeats the documents until there is one
+        # with too few tokens for one sample the framework repeats the documents until there is one
         documents = dataset.doc_idx
         if len(set(documents.tolist())) != len(documents):
             raise UserError(
@@ -224,8 +172,8 @@ def _facts() -> RunFacts:
 # ---------------------------------------------------------------- losses and steps
 
 
-def _engine_loss(session: Session, stock):
-    """The pipeline engine's loss. Its arithmetic stays the host's: the per-token losses are only overheard."""
+def _engine_loss(session: Session, framework: Framework, stock: Any) -> Any:
+    """The pipeline engine's loss. Its arithmetic stays the framework's: the per-token losses are only overheard."""
 
     @functools.wraps(stock)
     def CrossEntropy(output, labels):
@@ -248,17 +196,16 @@ def _engine_loss(session: Session, stock):
     return CrossEntropy
 
 
-def _loss_func(session: Session, stock):
+def _loss_func(session: Session, stock: Any) -> Any:
     @functools.wraps(stock)
     def loss_func(loss_mask, *args):
         session.measure(args[-1], loss_mask)  # (loss_mask, moe_loss, mos_loss, output_tensor)
         return stock(loss_mask, *args)
 
-    loss_func.ado_measures = True
-    return loss_func
+    return hooks.measuring(loss_func)
 
 
-def _train_step(session: Session, stock):
+def _train_step(session: Session, framework: Framework, stock: Any) -> Any:
     def train_step(*args, **kwargs):
         from megatron.core import mpu
         from megatron.global_vars import get_num_microbatches
@@ -273,14 +220,43 @@ def _train_step(session: Session, stock):
     return train_step
 
 
-def write(scalars: dict[str, float], iteration: int) -> None:
-    """Scalars into the host's TensorBoard and W&B, on the rank that has them (the last)."""
+def boards() -> dict[str, Write]:
+    """The framework's TensorBoard and W&B, on the rank that has them (the last)."""
     from megatron.global_vars import get_tensorboard_writer, get_wandb_writer
     from megatron.training import interop_tool_logger
 
-    writer = interop_tool_logger(get_tensorboard_writer(), get_wandb_writer())
-    if writer.is_enabled():
+    writer, wandb = get_tensorboard_writer(), get_wandb_writer()
+
+    def through(logger: Any, scalars: dict[str, float], step: int) -> None:
         for name, value in scalars.items():
-            writer.add_scalar(name, value, iteration)
-        if writer.tb_writer:
-            writer.tb_writer.flush()  # the host ends without closing it, and what is queued then is lost
+            logger.add_scalar(name, value, step)
+        if logger.tb_writer:
+            logger.tb_writer.flush()  # the framework ends without closing it, and what is queued then is lost
+
+    found: dict[str, Write] = {}
+    if writer:
+        found["TensorBoard"] = functools.partial(through, interop_tool_logger(writer, None))
+    if wandb:
+        found["W&B"] = functools.partial(through, interop_tool_logger(None, wandb))
+    return found
+
+
+PROVIDER = ("build_train_valid_test_datasets_provider",)
+FRAMEWORK = Framework("Megatron-DeepSpeed", get_args, exclusions.megatron_deepspeed, _facts, _loss_func, boards)
+HOOK_POINTS = (
+    *hooks.alike(TRAINING, CHECKPOINTING),
+    HookPoint(TRAINING, "build_train_valid_test_datasets", PROVIDER, _datasets),
+    HookPoint(DATA, "BlendableDataset", ("datasets", "weights", "size"), _blend),
+    HookPoint(TRAINING, "build_train_valid_test_data_iterators", PROVIDER, _iterators),
+    HookPoint(MODEL, "CrossEntropy", ("output", "labels"), _engine_loss),
+    HookPoint(TRAINING, "train_step", ("forward_step_func", "data_iterator", "model", "optimizer"), _train_step),
+    # called by ours, or decides what ours may expect
+    HookPoint(DATA, "_num_epochs", ("tokens_per_epoch", "seq_length", "num_samples")),
+    HookPoint(MODEL, "tensor_parallel.vocab_parallel_cross_entropy", ("vocab_parallel_logits", "target")),
+    HookPoint("megatron.core.parallel_state", "get_sequence_parallel_rank", ()),
+)
+
+
+def wrappers(session: Session) -> dict[str, Wrapper]:
+    """What each hooked function becomes in a run of `session`: "module:name" → (the stock function → ours)."""
+    return hooks.wrappers(HOOK_POINTS, session, dataclasses.replace(FRAMEWORK, build=_Build()))

@@ -1,71 +1,33 @@
-"""Megatron-LM (core_v0.16.1 and main d98e8a6): where its training loop is hooked. No file of the checkout changes.
+"""Megatron-LM (core_v0.16.1, core_v0.19.0 and main d98e8a6): where its training loop is hooked (HOOK_POINTS below).
 
-| what                | hook                                                                                        |
-|---------------------|---------------------------------------------------------------------------------------------|
-| train dataset       | BlendedMegatronDatasetBuilder.build: the train split becomes ours, validation and test stock |
-| mixer, resume       | training.build_train_valid_test_data_loaders, called by all ranks after the checkpoint load |
-| a batch drawn       | RerunDataIterator.__next__, also on a replay                                                |
-| attempt of a step   | RerunStateMachine.should_run_forward_backward                                               |
-| loss                | loss_func in the globals of the script's forward_step                                        |
-| step end            | training.train_step, training.dummy_train_step (iterations to skip)                          |
-| checkpoint          | training.save_checkpoint; checkpointing.check_checkpoint_args                                |
-| evaluation          | training.evaluate_and_print_results; its batches and losses as those of a step               |
-| log line            | training.training_log                                                                        |
-| end of the run      | training.pretrain                                                                            |
+The train split of the dataset builder becomes ours, validation and test stay stock. A batch loses our keys where the
+rerun state machine hands it out, also on a replay; an attempt of a step begins where that machine says so. The loss is
+overheard in the script's loss_func; `get_batch` never sees anything of ours. No file of the checkout changes.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 
 from ado_megatron.errors import UserError
-from ado_megatron.hosts.hooks import HookPoint, Host, Wrapper, common
-from ado_megatron.hosts.session import RunFacts, Session
+from ado_megatron.hosts import exclusions, hooks
+from ado_megatron.hosts.boards import Write
+from ado_megatron.hosts.hooks import Framework, HookPoint, Wrapper
+from ado_megatron.hosts.run_facts import RunFacts
+from ado_megatron.hosts.session import Session
 from ado_megatron.hosts.takeover import StockBlend, layout_facts, weights_at
 
-NAME = "megatron_lm"
 TRAINING, CHECKPOINTING = "megatron.training.training", "megatron.training.checkpointing"
 BUILDER = "megatron.core.datasets.blended_megatron_dataset_builder"
 RERUN = "megatron.core.rerun_state_machine"
 INDICES = ("document_index", "sample_index", "shuffle_index")  # of a GPTDataset: what its samples are
-HOOK_POINTS = (
-    HookPoint(TRAINING, "pretrain", ()),
-    HookPoint(TRAINING, "train", ("forward_step_func", "model", "optimizer", "opt_param_scheduler")),
-    HookPoint(TRAINING, "train_step", ("forward_step_func", "data_iterator", "model", "optimizer")),
-    HookPoint(TRAINING, "dummy_train_step", ("data_iterator",)),
-    HookPoint(TRAINING, "training_log", ("loss_dict", "total_loss_dict", "learning_rate", "iteration")),
-    HookPoint(TRAINING, "save_checkpoint", ("iteration", "model")),
-    HookPoint(TRAINING, "evaluate_and_print_results", ("prefix", "forward_step_func", "data_iterator", "model",
-                                                       "iteration")),
-    HookPoint(CHECKPOINTING, "check_checkpoint_args", ("checkpoint_args",)),
-    HookPoint(TRAINING, "build_train_valid_test_data_loaders", ("build_train_valid_test_datasets_provider",)),
-    HookPoint(BUILDER, "BlendedMegatronDatasetBuilder.build", ("self",)),
-    HookPoint(
-        BUILDER, "BlendedMegatronDatasetBuilder._build_megatron_datasets_parallel",
-        ("self", "prefixes", "split", "sizes_per_dataset"),
-    ),
-    HookPoint(RERUN, "RerunDataIterator.__next__", ("self",)),
-    HookPoint(RERUN, "RerunStateMachine.should_run_forward_backward", ("self", "data_iterator")),
-    HookPoint("megatron.core.parallel_state", "is_pipeline_last_stage", ("ignore_virtual",)),
-)  # fmt: skip
 
 
-def wrappers(session: Session) -> dict[str, Wrapper]:
-    """What each function of the host becomes: "module:name" → (the host's function → the hooked one)."""
-    builder, rerun = f"{BUILDER}:BlendedMegatronDatasetBuilder", f"{RERUN}:Rerun"
-    return {
-        f"{builder}.build": functools.partial(_build, session),
-        f"{rerun}DataIterator.__next__": functools.partial(_next, session),
-        f"{rerun}StateMachine.should_run_forward_backward": functools.partial(_should_run, session),
-        f"{TRAINING}:train_step": functools.partial(_train_step, session),
-        f"{TRAINING}:dummy_train_step": functools.partial(_dummy_train_step, session),
-    } | common(session, Host(TRAINING, CHECKPOINTING, get_args, exclusions, _facts, _loss_func, write))
-
-
-def get_args():
-    """The host's arguments."""
+def get_args() -> Any:
+    """The framework's arguments."""
     from megatron.training.global_vars import get_args
 
     return get_args()
@@ -74,28 +36,8 @@ def get_args():
 # ---------------------------------------------------------------- data
 
 
-def exclusions(args) -> list[tuple[bool, str]]:
-    """(it is so, the sentence) for everything of the host that an adaptive blend cannot serve."""
-
-    def on(name):
-        return bool(getattr(args, name, False))
-
-    return [
-        (on("mock_data"), "--mock-data has no domains to mix; give --data-path with weights and prefixes"),
-        (on("phase_transition_iterations"), "--phase-transition-iterations restarts the data in every phase; leave it "
-         "out: the mixture changes while the run goes on"),
-        (args.dataloader_type != "single", f"--dataloader-type {args.dataloader_type} does not draw sample indices in "
-         "order; use --dataloader-type single"),
-        (on("hybrid_context_parallel"), "--hybrid-context-parallel reorders the samples of a batch; leave it out"),
-        (on("sft"), "--sft packs samples of several domains into one sequence; leave it out"),
-        (on("perform_rl_step"), "--perform-rl-step generates its own batches; leave it out"),
-        (on("retro_add_retriever"), "retro datasets are not served; train without --retro-add-retriever"),
-        (on("decrease_batch_size_if_needed"), "--decrease-batch-size-if-needed drops samples of a batch; leave it out"),
-    ]  # fmt: skip
-
-
 def _train_blend(config):
-    """(prefixes, weights or None, train part of the split) of the train split, or None if the host has none."""
+    """(prefixes, weights or None, train part of the split) of the train split, or None if the framework has none."""
     if config.blend is not None:
         return (*config.blend, config.split_matrix[0]) if config.split_matrix[0] is not None else None
     blend = config.blend_per_split[0] if config.blend_per_split is not None else None
@@ -103,14 +45,14 @@ def _train_blend(config):
 
 
 def _eval_prefixes(config, split: int):
-    """The prefixes of the validation (1) or test (2) blend; none if the host has no such split."""
+    """The prefixes of the validation (1) or test (2) blend; none if the framework has no such split."""
     if config.blend is not None:
         return config.blend[0]
     blend = config.blend_per_split[split] if config.blend_per_split is not None else None
     return [] if blend is None else blend[0]
 
 
-def _build(session: Session, stock):
+def _build(session: Session, framework: Framework, stock: Any) -> Any:
     def build(self):
         splits = build_train(self)
         for split, kind in ((1, "validation"), (2, "test")):
@@ -144,7 +86,7 @@ def _build_shadow(session, builder, stock_build, prefixes):
 
 
 def _build_adaptive(session, builder, stock_build, prefixes, weights, split):
-    """One-epoch train datasets by the host's own machinery, collective as that is; the other splits as in stock."""
+    """One-epoch train datasets by the framework's own machinery, collective as that is; the other splits stock."""
     config = builder.config
     one_epoch = [[None] * 3 for _ in prefixes]
     datasets = builder._build_megatron_datasets_parallel(prefixes, [split, None, None], one_epoch)[0]
@@ -163,7 +105,7 @@ def _build_adaptive(session, builder, stock_build, prefixes, weights, split):
 
 
 def _stock_train(session, builder, stock_build, prefixes, weights):
-    """(the host's own train blend, its weights, its size), as the run that drew from it had it."""
+    """(the framework's own train blend, its weights, its size), as the run that drew from it had it."""
     config, sizes, blend = builder.config, builder.sizes, builder.config.blend
     size = sizes[0]
     with _splits(config, lambda split: split == 0):
@@ -223,7 +165,7 @@ def _final_batch(args) -> int:
 # ---------------------------------------------------------------- batches, losses, steps
 
 
-def _next(session: Session, stock):
+def _next(session: Session, framework: Framework, stock: Any) -> Any:
     def __next__(self):
         batch = session.drawn(stock(self))
         if isinstance(batch, dict) and "dataset_id" in batch:
@@ -234,7 +176,7 @@ def _next(session: Session, stock):
     return __next__
 
 
-def _should_run(session: Session, stock):
+def _should_run(session: Session, framework: Framework, stock: Any) -> Any:
     def should_run_forward_backward(self, data_iterator):
         run = stock(self, data_iterator)
         if run:
@@ -244,14 +186,13 @@ def _should_run(session: Session, stock):
     return should_run_forward_backward
 
 
-def _loss_func(session: Session, stock):
+def _loss_func(session: Session, stock: Any) -> Any:
     @functools.wraps(stock)
     def loss_func(loss_mask, output_tensor, *args, **kwargs):
         session.measure(output_tensor, loss_mask)
         return stock(loss_mask, output_tensor, *args, **kwargs)
 
-    loss_func.ado_measures = True
-    return loss_func
+    return hooks.measuring(loss_func)
 
 
 def _batch_samples() -> int:
@@ -261,7 +202,7 @@ def _batch_samples() -> int:
     return parallel_state.get_data_parallel_world_size() * args.micro_batch_size * micro_batches
 
 
-def _train_step(session: Session, stock):
+def _train_step(session: Session, framework: Framework, stock: Any) -> Any:
     def train_step(*args, **kwargs):
         result = stock(*args, **kwargs)
         skipped, leave = bool(result[1]), bool(result[3])
@@ -272,7 +213,7 @@ def _train_step(session: Session, stock):
     return train_step
 
 
-def _dummy_train_step(session: Session, stock):
+def _dummy_train_step(session: Session, framework: Framework, stock: Any) -> Any:
     def dummy_train_step(data_iterator):
         stock(data_iterator)
         session.end(get_args().consumed_train_samples + _batch_samples(), True)
@@ -280,13 +221,37 @@ def _dummy_train_step(session: Session, stock):
     return dummy_train_step
 
 
-def write(scalars: dict[str, float], iteration: int) -> None:
-    """Scalars into the host's TensorBoard and W&B, on the rank that has them (the last)."""
+def boards() -> dict[str, Write]:
+    """The framework's TensorBoard and W&B, on the rank that has them (the last)."""
     from megatron.training.global_vars import get_tensorboard_writer, get_wandb_writer
 
     writer, wandb = get_tensorboard_writer(), get_wandb_writer()
-    if writer is not None:
+
+    def to_tensorboard(scalars: dict[str, float], step: int) -> None:
         for name, value in scalars.items():
-            writer.add_scalar(name, value, iteration)
-    if wandb:
-        wandb.log(scalars, iteration)
+            writer.add_scalar(name, value, step)
+
+    found: dict[str, Write] = {"TensorBoard": to_tensorboard} if writer is not None else {}
+    return found | ({"W&B": wandb.log} if wandb else {})
+
+
+FRAMEWORK = Framework("Megatron-LM", get_args, exclusions.megatron_lm, _facts, _loss_func, boards)
+HOOK_POINTS = (
+    *hooks.alike(TRAINING, CHECKPOINTING),
+    HookPoint(BUILDER, "BlendedMegatronDatasetBuilder.build", ("self",), _build),
+    HookPoint(RERUN, "RerunDataIterator.__next__", ("self",), _next),
+    HookPoint(RERUN, "RerunStateMachine.should_run_forward_backward", ("self", "data_iterator"), _should_run),
+    HookPoint(TRAINING, "train_step", ("forward_step_func", "data_iterator", "model", "optimizer"), _train_step),
+    HookPoint(TRAINING, "dummy_train_step", ("data_iterator",), _dummy_train_step),
+    # called by ours
+    HookPoint(
+        BUILDER, "BlendedMegatronDatasetBuilder._build_megatron_datasets_parallel",
+        ("self", "prefixes", "split", "sizes_per_dataset"),
+    ),
+    HookPoint("megatron.core.parallel_state", "is_pipeline_last_stage", ("ignore_virtual",)),
+)  # fmt: skip
+
+
+def wrappers(session: Session) -> dict[str, Wrapper]:
+    """What each hooked function becomes in a run of `session`: "module:name" → (the stock function → ours)."""
+    return hooks.wrappers(HOOK_POINTS, session, FRAMEWORK)

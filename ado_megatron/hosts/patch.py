@@ -1,8 +1,8 @@
-"""`ado-megatron patch {check,apply,revert} CHECKOUT`: our insertions, for people who keep a fork of a host.
+"""`ado-megatron patch {check,apply,revert} CHECKOUT`: our insertions, for people who keep a fork of a framework.
 
-A set in patches/ belongs to one commit of a host. It holds our own lines, where they go (an anchor: a function with its
-parameters, or an import) and the digest of each file as that commit has it; nothing of the host. Every inserted line
-ends with MARK, so taking the marked lines out again gives the file back to the byte.
+A set in patches/ belongs to one commit of a framework. It holds our own lines, where they go (an anchor: a function
+with its parameters, or an import) and the digest of each file as that commit has it; nothing of the framework. Every
+inserted line ends with MARK, so taking the marked lines out again gives the file back to the byte.
 
 A commit for which there is no set is refused: `check` then says which anchors hold in it, for whoever writes one.
 """
@@ -17,6 +17,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ado_megatron.errors import UserError
 
@@ -41,12 +42,12 @@ class Insertion:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.asname or alias.name for alias in node.names}
                 if wanted in names or wanted == getattr(node, "module", None):
-                    return (node.lineno - 1 if "import" in self.anchor else node.end_lineno), 0
+                    return (node.lineno - 1 if "import" in self.anchor else node.end_lineno or node.lineno), 0
         return f"no import of {wanted}"
 
 
 def _place_of_function(tree: ast.Module, name: str, parameters: Sequence[str]) -> tuple[int, int] | str:
-    found: ast.AST = tree
+    found: Any = tree
     for part in name.split("."):
         found = next((node for node in ast.iter_child_nodes(found) if getattr(node, "name", None) == part), None)
         if found is None:
@@ -91,7 +92,7 @@ def without_marks(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class PatchSet:
-    """The insertions for one commit of a host."""
+    """The insertions for one commit of a framework."""
 
     host: str
     commit: str
@@ -117,6 +118,13 @@ class PatchSet:
             if not (checkout / file.path).is_file():
                 return None
             texts[file.path] = without_marks(_read(checkout / file.path))
+        return texts
+
+    def before(self, checkout: Path) -> dict[str, str]:
+        """Each file as it was before any patch. UserError where one is missing."""
+        texts = self.originals(checkout)
+        if texts is None:
+            raise UserError(f"{checkout} lacks a file that {self.host} {self.commit} has; check it out again")
         return texts
 
     def matches(self, checkout: Path) -> bool:
@@ -194,7 +202,7 @@ def _nearest(checkout: Path, sets: Sequence[PatchSet]) -> str:
 
 def state(checkout: Path, patch_set: PatchSet) -> str:
     """ "plain", "patched" or "mixed" (some files carry other insertions than the set's, or not all do)."""
-    texts = patch_set.originals(checkout)
+    texts = patch_set.before(checkout)
     now = {file.path: _read(checkout / file.path) for file in patch_set.files}
     if now == texts:
         return "plain"
@@ -203,20 +211,20 @@ def state(checkout: Path, patch_set: PatchSet) -> str:
 
 def apply(checkout: Path, patch_set: PatchSet) -> None:
     """Insert our lines; a checkout that has them already stays as it is, one with others of ours gets these."""
-    texts = patch_set.originals(checkout)
+    texts = patch_set.before(checkout)
     _write_all(checkout, {file.path: file.apply(texts[file.path]) for file in patch_set.files})
 
 
 def revert(checkout: Path, patch_set: PatchSet) -> None:
     """Take our lines out; every file is that of the commit again, to the byte."""
-    _write_all(checkout, patch_set.originals(checkout))
+    _write_all(checkout, patch_set.before(checkout))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0, or UserError for a checkout that no set fits."""
     parser = argparse.ArgumentParser(prog="ado-megatron patch", description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=("check", "apply", "revert"))
-    parser.add_argument("checkout", type=Path, help="directory of the host")
+    parser.add_argument("checkout", type=Path, help="directory of the framework")
     parser.add_argument("--patches", type=Path, default=PATCHES, help="directory of the sets [ours]")
     options = parser.parse_args(argv)
     patch_set = find(options.checkout, read_sets(options.patches))

@@ -1,12 +1,12 @@
-"""One run under a host: what both hosts' hooks share. A host file wires its functions to the methods here.
+"""One run under a framework: what the hooks of both share. A framework's module wires its functions to methods here.
 
     checkpoint loaded ─── resume() ─ who drew the samples so far
     data loaders built ── open() ── the mixer, from the lengths that rank zero saw; every waiting blend gets its table
     batch drawn ───────── drawn() ── takes our keys out of the batch and keeps them for the loss site
     loss ──────────────── measure()
-    attempt of a step ─── begin(); the optimizer step done: end(), before the host's save block
+    attempt of a step ─── begin(); the optimizer step done: end(), before the framework's save block
     checkpoint ────────── save()
-    evaluation done ───── evaluated(), with --ado-validation (validation.py)
+    evaluation done ───── evaluated(), with --ado-validation (evaluation.py)
 
 Legend: K domains, C columns (prefixes), B samples of a micro-batch, L tokens.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,84 +25,48 @@ from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
 from ado_megatron.hosts import takeover
+from ado_megatron.hosts.boards import Boards
+from ado_megatron.hosts.console import by_name, say
 from ado_megatron.hosts.evaluation import Validation
+from ado_megatron.hosts.run_facts import RunFacts
 from ado_megatron.hosts.takeover import ADAPTIVE, NEW, SHADOW, StockBlend, sidecar_path
 from ado_megatron.hosts.train_sets import KEY, SAMPLE, AdaptiveTrainSet, ShadowTrainSet
 from ado_megatron.mixer.loader import LoaderSettings
 from ado_megatron.mixer.mixer import Mixer
 from ado_megatron.mixer.world import World
 
-LOGGED_DOMAINS = 24  # in a log line
-PREFETCH_FACTOR = 2  # torch's default, which both hosts leave as it is
-
-
-@dataclasses.dataclass(frozen=True)
-class RunFacts:
-    """What the mixer must know of the host's arguments and of this rank's place.
-
-    layout: what the host's own order of samples depends on (takeover.layout_facts).
-    total_samples: train samples of the whole run. block_size: the (final) global batch. iteration, consumed_samples:
-    where the loaded checkpoint stands, 0 without one. save, load: checkpoint directories. contributes: last pipeline
-    stage, first tensor rank, first sequence-parallel rank.
-    """
-
-    total_samples: int
-    block_size: int
-    micro_batch: int
-    dp: int
-    num_workers: int
-    iteration: int
-    consumed_samples: int
-    save: str | None
-    load: str | None
-    tensorboard: str | None
-    log_interval: int
-    contributes: bool
-    device: Any
-    layout: dict[str, Any]
-
-
-def say(text: str) -> None:
-    """One line from rank zero, marked as ours."""
-    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-        print(f"ado: {text}", flush=True)
-
-
-def _by_name(values: dict[str, float]) -> str:
-    """Name and value of each, of many those of the largest values."""
-    pairs = list(values.items())
-    if len(pairs) > LOGGED_DOMAINS:
-        pairs = sorted(pairs, key=lambda pair: -pair[1])[:LOGGED_DOMAINS]
-    return " ".join(f"{name} {value:.4f}" for name, value in pairs)
+PREFETCH_FACTOR = 2  # torch's default, which both frameworks leave as it is
 
 
 class Session:
-    """The mixer of this process and what is between the hooks. Without a mixer every method leaves the host alone."""
+    """The mixer of this process and what is between the hooks. Without a mixer no method does anything."""
 
     def __init__(self, config: AdoConfig):
         self.config = config
         self.mixer: Mixer | None = None
-        self.facts: RunFacts | None = None
         self.silent = False  # shadow mode on a run that cannot be measured
         self.drawn_by = NEW  # who drew the samples before the loaded checkpoint
         self.origin: dict[str, Any] | None = None  # of the loaded run (takeover.drawn_by)
         self.saved_layout: dict[str, Any] | None = None  # layout_facts of the loaded checkpoint
+        self.saved_token: str | None = None  # of the loaded checkpoint: which sidecar belongs to it, if it says so
+        self._contributes = False  # this rank's losses count
         self._train_sets: list[AdaptiveTrainSet | ShadowTrainSet] = []
         self._drawn: list[tuple[torch.Tensor, torch.Tensor]] = []  # keys and samples of the running attempt
         self._unmeasured: deque[torch.Tensor] = deque()  # those of them whose loss is still to come
         self._seen: list[torch.Tensor] = []
         self._step = 0
         self._validation = Validation()
+        self.boards = Boards()
 
     # ---------------------------------------------------------------- data
 
     @property
     def adaptive(self) -> bool:
-        """True if our blend takes the place of the host's."""
+        """True if our blend takes the place of the framework's."""
         return not self.config.shadow and not self.silent
 
     def refuse(self, sentence: str) -> None:
-        """Stop with a sentence, or in shadow mode say it and leave the host unmeasured."""
+        """Stop with a sentence, or in shadow mode say it and leave the framework unmeasured."""
         if not self.config.shadow:
             raise UserError(sentence)
         if not self.silent:
@@ -115,7 +80,7 @@ class Session:
 
     @property
     def needs_stock(self) -> bool:
-        """True if our blend goes on where the host's own ended, which must be laid out once more to know where."""
+        """True if our blend goes on where the framework's own ended, which must be laid out once more to know where."""
         return self.adaptive and (self.changes_over or self.origin is not None)
 
     def resume(self, facts: RunFacts) -> None:
@@ -124,27 +89,30 @@ class Session:
             return
         world = World.detect(facts.contributes, facts.device)
         try:
-            self.drawn_by, self.origin = world.from_zero(lambda: takeover.drawn_by(facts.load, facts.iteration))
+            self.drawn_by, self.origin = world.run_on_rank_zero(
+                lambda: takeover.drawn_by(facts.load, facts.iteration, self.saved_token)
+            )
             if self.changes_over and self.drawn_by != ADAPTIVE:
                 takeover.check_same_layout(self.saved_layout, facts.layout)
         except UserError as error:
             self.refuse(str(error))
 
     def train_set(
-        self, datasets, weights, prefixes, size: int, host_key: str, stock: StockBlend | None = None
-    ) -> AdaptiveTrainSet:
-        """Our train dataset in place of the host's: one-epoch `datasets`, one a prefix; reads only after `open`. stock:
-        the host's blend, if `needs_stock`."""
+        self, datasets: Sequence[Any], weights: Sequence[float], prefixes: Sequence[str], size: int, host_key: str,
+        stock: StockBlend | None = None,
+    ) -> AdaptiveTrainSet:  # fmt: skip
+        """Our train dataset in place of the framework's: one-epoch `datasets`, one a prefix; reads only after `open`.
+        stock: the framework's blend, if `needs_stock`."""
         self._train_sets.append(AdaptiveTrainSet(datasets, weights, prefixes, size, host_key, stock))
         return self._train_sets[-1]
 
-    def shadow_set(self, stock, prefixes, documents: str) -> ShadowTrainSet:
-        """The host's own blended train dataset, whose samples carry our keys beside what they are."""
+    def shadow_set(self, stock: Any, prefixes: Sequence[str], documents: str) -> ShadowTrainSet:
+        """The framework's own blended train dataset, whose samples carry our keys beside what they are."""
         self._train_sets.append(ShadowTrainSet(stock, prefixes, documents))
         return self._train_sets[-1]
 
-    def evaluated_set(self, kind: str, stock: Any, prefixes) -> Any:
-        """The host's validation or test dataset, whose samples carry their prefix if their losses are wanted."""
+    def evaluated_set(self, kind: str, stock: Any, prefixes: Sequence[str]) -> Any:
+        """The framework's validation or test dataset, whose samples carry their prefix if their losses are wanted."""
         if stock is None or self.silent or not self.config.validation:
             return stock
         return self._validation.watch(kind, stock, prefixes)
@@ -168,14 +136,14 @@ class Session:
         mine = self._train_sets[0].blend if world.is_zero and self._train_sets else None
         blend = world.broadcast(mine)
         if blend is None:
-            self.refuse("the host built no blended train dataset, so there is no mixture to adapt")
+            self.refuse("the framework built no blended train dataset, so there is no mixture to adapt")
             return
         config = self.config
-        if config.shadow:  # a host's own blend knows no caps, and the rows that ours would lay out are not read
+        if config.shadow:  # a framework's own blend knows no caps, and the rows that ours would lay out are not read
             config = dataclasses.replace(config, max_epochs=None)
         lengths_C = np.asarray(blend.lengths, dtype=np.int64)
         try:
-            domains = world.from_zero(lambda: Domains.build(blend.prefixes, blend.weights, lengths_C, config))
+            domains = world.run_on_rank_zero(lambda: Domains.build(blend.prefixes, blend.weights, lengths_C, config))
             mixer = Mixer(
                 config, domains, total_samples=facts.total_samples, block_size=facts.block_size, world=world,
                 run_dir=facts.save or facts.tensorboard or ".", pass_C=blend.passes, in_order=True,
@@ -186,24 +154,27 @@ class Session:
         except UserError as error:
             self.refuse(str(error))
             return
-        self.mixer, self.facts, self._step = mixer, facts, facts.iteration
+        self.mixer, self._contributes, self._step = mixer, facts.contributes, facts.iteration
         say(f"{'measuring the stock blend of' if self.config.shadow else 'mixing'} {len(domains.names_K)} domains")
 
     def _start(self, mixer: Mixer, world: World, facts: RunFacts) -> None:
         """Start the mixer where the checkpoint stands. UserError on every rank if that cannot be."""
-        start_C = world.from_zero(lambda: self._drawn_by_stock(facts)) if self.changes_over else None
+        start_C = world.run_on_rank_zero(lambda: self._drawn_by_stock(facts)) if self.changes_over else None
         if self.drawn_by in (ADAPTIVE, SHADOW):
-            mixer.load(sidecar_path(facts.load or ".", facts.iteration))
+            mixer.load(sidecar_path(facts.load or ".", facts.iteration), self.saved_token)
         mixer.start(facts.consumed_samples, step=facts.iteration, start_C=start_C)
 
     def _drawn_by_stock(self, facts: RunFacts) -> np.ndarray:
         """Rank zero: samples of each column before the checkpoint, if one blend goes on from the other. UserError."""
         train_set = self._train_sets[0]
+        index_N = train_set.dataset_index
+        if index_N is None:
+            raise RuntimeError("the framework's own blend was not laid out, though needs_stock asked for it")
         adaptive = takeover.last_adaptive(facts.load, facts.iteration)
-        if adaptive is not None:  # at the checkpoint or, with the host alone in between, before
-            takeover.check_stock_continues(adaptive, train_set.blend, train_set.dataset_index)
+        if adaptive is not None:  # at the checkpoint or, with the framework alone in between, before
+            takeover.check_stock_continues(adaptive, train_set.blend, index_N)
         columns = len(train_set.blend.prefixes)
-        return takeover.count_drawn(train_set.dataset_index, facts.consumed_samples, columns)
+        return takeover.count_drawn(index_N, facts.consumed_samples, columns)
 
     # ---------------------------------------------------------------- batches and losses
 
@@ -222,7 +193,7 @@ class Session:
 
     def measure(self, loss: torch.Tensor, mask: torch.Tensor) -> None:
         """Per-token losses and mask of the oldest micro-batch drawn and not yet measured, [B, …]."""
-        if self.mixer is None or not self.facts.contributes:
+        if self.mixer is None or not self._contributes:
             return
         if not torch.is_grad_enabled():
             self._validation.measure(loss, mask)
@@ -249,7 +220,7 @@ class Session:
         """The step is done, `consumed_samples` includes its batch. Collective at interval ends."""
         if self.mixer is None:
             return
-        if self.facts.contributes and self._unmeasured and not skipped:
+        if self._contributes and self._unmeasured and not skipped:
             left = len(self._unmeasured)
             raise RuntimeError(f"step {self._step} drew {left} micro-batches whose loss was not measured")
         if self.mixer.draw_log is not None:
@@ -257,30 +228,34 @@ class Session:
                 self.mixer.draw_log.drawn(self._step, key_B.numpy(), sample_B.numpy())
             for key_B in self._seen:
                 self.mixer.draw_log.seen(self._step, key_B.numpy())
-            if skipped and not self._seen and self.facts.contributes:
+            if skipped and not self._seen and self._contributes:
                 self.mixer.draw_log.skipped(self._step)
         self.mixer.end_step(self._step, consumed_samples, skipped=skipped)
         self._step += 1
 
-    def save(self, directory: str | None, iteration: int, consumed_samples: int) -> None:
-        """The sidecar of the host's checkpoint of `iteration`; written first, so a whole checkpoint always has one."""
-        if self.mixer is not None and directory is not None:
-            self.mixer.save(sidecar_path(directory, iteration), iteration, consumed_samples)
+    def save(self, directory: str | None, iteration: int, consumed_samples: int) -> str | None:
+        """The sidecar of the framework's checkpoint of `iteration`; written first, so a whole checkpoint always has
+        one. Returns its token, which the checkpoint is to keep; None if no sidecar was written. Collective."""
+        if self.mixer is None or directory is None:
+            return None
+        return self.mixer.save(sidecar_path(directory, iteration), iteration, consumed_samples)
 
     def weights(self, consumed_samples: int) -> dict[str, float]:
-        """Weight in force by domain name (exact on rank zero, from the table's row on others)."""
+        """Weight in force by domain name (exact on rank zero, from the table's row on others); {} without a mixer."""
+        if self.mixer is None:
+            return {}
         return dict(zip(self.mixer.domains.names_K, self.mixer.weights_K(consumed_samples).tolist(), strict=True))
 
     def log_line(self, consumed_samples: int) -> None:
-        """The weights, after the host's own log line; of many domains the largest."""
+        """The weights, after the framework's own log line; of many domains the largest."""
         if self.mixer is not None:
-            say(f"step {self._step} weights | {_by_name(self.weights(consumed_samples))}")
+            say(f"step {self._step} weights | {by_name(self.weights(consumed_samples))}")
 
     def evaluated(self, step: int) -> dict[str, float]:
-        """After the host's evaluation: scalars for its boards, by name; recorded and logged as well. Collective."""
+        """After the framework's evaluation: scalars for its boards, by name; recorded and logged, too. Collective."""
         scalars: dict[str, float] = {}
         for one in self._validation.finish(step, self.mixer) if self.mixer is not None else ():
-            say(f"step {step} {one.kind} loss | {_by_name(one.losses)}")
+            say(f"step {step} {one.kind} loss | {by_name(one.losses)}")
             scalars |= {f"ado/{one.kind}/{name}": loss for name, loss in one.losses.items()}
         return scalars
 

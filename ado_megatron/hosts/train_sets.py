@@ -1,12 +1,13 @@
-"""The train datasets that hooks hand to a host's loader. Both wait for `bind`: the mixer needs their lengths first.
+"""The train datasets that hooks hand to a framework's loader. Both wait for `bind`: the mixer needs lengths first.
 
-A sample is what the host's domain dataset returns, with three more keys: the host's own for the domain, KEY
+A sample is what the framework's domain dataset returns, with three more keys: the framework's own for the domain, KEY
 (which sample of the run in which column) and SAMPLE (its index in the domain dataset).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +23,12 @@ KEY, SAMPLE = "ado_key", "ado_sample"
 
 class AdaptiveTrainSet(torch.utils.data.Dataset):
     """Sample index → sample, through the mixer's table. size: samples of the whole run. datasets: of one epoch each.
-    stock: the host's own blend, of a run that came from it."""
+    stock: the framework's own blend, of a run that came from it."""
 
     def __init__(
-        self, datasets: Sequence, weights, prefixes, size: int, host_key: str, stock: StockBlend | None = None
-    ):
+        self, datasets: Sequence[Any], weights: Sequence[float], prefixes: Sequence[str], size: int, host_key: str,
+        stock: StockBlend | None = None,
+    ):  # fmt: skip
         self._datasets, self._size, self._host_key = list(stock.datasets if stock else datasets), size, host_key
         lengths, passes = tuple(map(len, datasets)), tuple(map(len, self._datasets))
         origin = stock.origin if stock else None
@@ -43,15 +45,17 @@ class AdaptiveTrainSet(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if self._samples is None:
+            raise RuntimeError(f"sample {index} is read before the blend has its table (bind)")
         return self._samples[index]
 
 
 class ShadowTrainSet(torch.utils.data.Dataset):
-    """The host's own blend, untouched: same samples, same order; each sample also carries our keys. documents: name of
-    the array of documents of its datasets."""
+    """The framework's own blend, untouched: same samples, same order; each sample also carries our keys. documents:
+    name of the array of documents of its datasets."""
 
-    def __init__(self, stock, prefixes, documents: str):
+    def __init__(self, stock: Any, prefixes: Sequence[str], documents: str):
         passes = tuple(map(len, stock.datasets))
         lengths = tuple(len(dataset) // epochs_of(dataset, documents) for dataset in stock.datasets)
         self.blend = BlendFacts(tuple(prefixes), tuple(map(float, stock.weights)), lengths, passes)
@@ -60,7 +64,7 @@ class ShadowTrainSet(torch.utils.data.Dataset):
     @property
     def dataset_index(self) -> np.ndarray:
         """The column of every sample of the run."""
-        self._stock[0]  # some hosts map it at the first read
+        self._stock[0]  # some frameworks map it at the first read
         return self._stock.dataset_index
 
     def bind(self, schedule: Schedule, domains: Domains) -> None:
@@ -69,7 +73,7 @@ class ShadowTrainSet(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._stock)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> dict[str, Any]:
         item = self._stock[index]
         column = int(self._stock.dataset_index[index])
         sample = np.int64(self._stock.dataset_sample_index[index])

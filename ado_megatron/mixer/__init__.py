@@ -12,7 +12,8 @@ Out: the schedule, the same on every rank, extended from refit to refit; `ado/me
 
     mixer.py           the loop: every collective is called here or in world.py
     rank_zero.py       what rank zero remembers and decides; talks to nobody
-      planner.py       laws and policy to rows of integers
+      planner.py       laws and policy to rows of integers (plan_point.py: its state; rows.py: a stretch of rows)
+      refit_process.py a fit, and the rows that its laws decide, in a process beside the training
       recorder.py      reduced sums to the history and to metrics.jsonl
     refit_schedule.py  when laws are fitted and from which block they hold
     loader.py          what the data loader holds in flight
@@ -23,8 +24,22 @@ Out: the schedule, the same on every rank, extended from refit to refit; `ado/me
     owner_lock.py      one run at a time in a run directory
 """
 
-from ado_megatron.mixer.loader import LoaderSettings
-from ado_megatron.mixer.mixer import Mixer
-from ado_megatron.mixer.world import World
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ado_megatron.mixer.loader import LoaderSettings
+    from ado_megatron.mixer.mixer import Mixer
+    from ado_megatron.mixer.world import World
 
 __all__ = ["LoaderSettings", "Mixer", "World"]
+_WHERE = {"LoaderSettings": "loader", "Mixer": "mixer", "World": "world"}
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when asked for: the process that plans beside the training needs no torch."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

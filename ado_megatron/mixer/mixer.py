@@ -57,7 +57,7 @@ class Mixer:
         run_dir: str | Path, loader: LoaderSettings | None = None, pass_C=None, in_order: bool = False,
         origin: dict[str, Any] | None = None, log: Callable[[str], None] = print,
     ):  # fmt: skip
-        self.config, self.domains, self.world = config.resolved(), domains, world
+        self._given, self.config, self.domains, self.world = config, config.resolved(), domains, world
         self.loader = loader or LoaderSettings()
         self.block_size, self.total_samples, self._origin, self._log = block_size, total_samples, origin, log
         self.num_blocks = -(-total_samples // block_size)
@@ -84,8 +84,9 @@ class Mixer:
     def _on_zero(self) -> RankZero:
         """Rank zero's memory, made at the first call; what is wrong with its options shows there."""
         if self.rank_zero is None:
+            config = self.config if self._saved is None else self._saved.config
             self.rank_zero = RankZero(
-                self.config, self.domains, self.schedule, self.caps_C, self.directory, self.total_samples, self._log
+                config, self.domains, self.schedule, self.caps_C, self.directory, self.total_samples, self._log
             )
         return self.rank_zero
 
@@ -96,12 +97,12 @@ class Mixer:
 
         token: what `save` returned for the checkpoint that is being loaded (None: the checkpoint keeps none).
         """
-        self.world.from_zero(lambda: self._read(path, token))
+        self.world.run_on_rank_zero(lambda: self._read(path, token))
 
     def _read(self, path: str | Path, token: str | None) -> None:
         meta, arrays = read_sidecar(path, token)
         self._saved = Saved(
-            meta, arrays, path, config=self.config, domains=self.domains, block_size=self.block_size
+            meta, arrays, path, config=self._given, domains=self.domains, block_size=self.block_size
         )  # fmt: skip
 
     def start(self, consumed_samples: int = 0, *, step: int = 0, start_C: np.ndarray | None = None) -> None:
@@ -116,14 +117,14 @@ class Mixer:
         self.world.require_same(self._facts())
         self._step, self._consumed = step, consumed_samples
         self.world.require_success(lambda: check_shared_memory(self.loader, self.world.ranks_on_node))
-        self.world.from_zero(self._take_directory)
-        state = self.world.from_zero(lambda: self._go_on(start_C))
+        self.world.run_on_rank_zero(self._take_directory)
+        state = self.world.run_on_rank_zero(lambda: self._go_on(start_C))
         if state is not None:
             self.schedule.stream_id_C[:] = state["stream_id_C"]
             self.schedule.load_state_dict(state["schedule"])
             self.refits.restore(state["next_snapshot"], state["pending"])
-        self.world.from_zero(lambda: self._on_zero().check_supply())
-        self.world.from_zero(lambda: self._on_zero().recorder.metrics.start(step))
+        self.world.run_on_rank_zero(lambda: self._on_zero().check_supply())
+        self.world.run_on_rank_zero(lambda: self._on_zero().recorder.metrics.start(step))
         self._publish()
         if self.world.is_zero:
             self._on_zero().say_forecast(consumed_samples)
@@ -144,13 +145,12 @@ class Mixer:
         return self._on_zero().begin_at(self._consumed, start_C, self.refits) if self._consumed else None
 
     def _open_draw_log(self, step: int, consumed_samples: int) -> None:
-        attempt = self.world.from_zero(lambda: next_attempt(self.directory / "audit"))
+        attempt = self.world.run_on_rank_zero(lambda: next_attempt(self.directory / "audit"))
         place = {} if self.loader.dp_rank is None else {"dp_rank": self.loader.dp_rank}
         self.draw_log = DrawLog(
             self.directory / "audit", self.world.rank, attempt=attempt, step=step, seed=self.config.seed,
-            lengths_C=self.schedule.length_C, stream_id_C=self.schedule.stream_id_C,
-            start_C=self.schedule.cumulative(consumed_samples),
-            world_size=self.world.size, **place,
+            lengths_C=self.schedule.length_C, start_C=self.schedule.cumulative(consumed_samples),
+            stream_id_C=self.schedule.stream_id_C, first_sample=consumed_samples, world_size=self.world.size, **place,
         )  # fmt: skip
 
     def _facts(self) -> dict[str, Any]:
@@ -209,7 +209,7 @@ class Mixer:
         self._reduce()
         refit = self.refits.take(self._step)
         if self.world.is_zero:
-            self._on_zero().begin_fit(refit)
+            self._on_zero().begin_fit(refit, self.refits)
 
     def _apply(self, refit: PendingRefit) -> None:
         """Put the snapshot's laws in force and publish the rows that they decide."""
@@ -230,18 +230,16 @@ class Mixer:
             before()
             return self._on_zero().plan(stop - first) if stop > first else None
 
-        rows_SxC = self.world.from_zero(plan)
+        rows_SxC = self.world.run_on_rank_zero(plan)
         if rows_SxC is None:
             return
-        self.schedule.publish(first, rows_SxC)
-        digest_S = np.array([self.schedule.row_digest(b) for b in range(first, stop)], dtype=np.int64)
-        self.world.require_same_rows(first, digest_S)
+        self.world.require_same_rows(first, self.schedule.publish(first, rows_SxC))
 
     def _reduce(self) -> None:
         """One sum over the world of the steps since the last; rank zero appends them to history and metrics."""
         if not self._steps:
             return
-        sums_TxKx2 = self.world.sum_(self.meter.take(len(self._steps)))
+        sums_TxKx2 = self.world.all_reduce_sum(self.meter.take(len(self._steps)))
         if self.world.is_zero:
             self._on_zero().recorder.record(self._steps, sums_TxKx2.cpu().numpy())
         self._steps.clear()
@@ -284,6 +282,7 @@ class Mixer:
         self._reduce()
         if self.world.is_zero:
             self._on_zero().recorder.flush(self._step, self._consumed)
+            self._on_zero().recorder.metrics.close()
             self._on_zero().cancel_fits()
         if self.draw_log is not None:
             self.draw_log.close()

@@ -14,91 +14,19 @@ import numpy as np
 from ado_megatron.blend.domains import Domains
 from ado_megatron.blend.epoch_caps import UNLIMITED, with_share
 from ado_megatron.config import AdoConfig
+from ado_megatron.mixer.plan_point import PlanPoint, under
 from ado_megatron.mixer.resume import Saved
+from ado_megatron.mixer.rows import Rows
 from ado_megatron.mixer.sidecar import unnest
 from ado_megatron.policy import PolicyContext, make_policy
+from ado_megatron.policy.registry import WITHOUT_LAWS
 from ado_megatron.policy.state import PolicyState
+from ado_megatron.policy.target import resolve_target
 from ado_megatron.scaling_law.laws import Laws
-from ado_megatron.stream.row_layout import RowLayout, kernels
-
-
-@dataclasses.dataclass(frozen=True)
-class _Point:
-    """All that decides the rows from `block` on.
-
-    The policy has not yet stepped over the row before (last_K, its samples by domain; -1 before the first row): that
-    step makes the weights of `block`, so it is taken under the laws of `block`.
-    """
-
-    block: int
-    state: PolicyState
-    last_K: np.ndarray
-    credit_C: np.ndarray
-    laid_out_C: np.ndarray
-    laws: Laws | None
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """Every field as an array, for a checkpoint."""
-        arrays = {"block": np.int64(self.block), "last_K": self.last_K}
-        arrays |= {"credit_C": self.credit_C, "laid_out_C": self.laid_out_C}
-        arrays |= {f"state.{name}": value for name, value in self.state.to_arrays().items()}
-        if self.laws is not None:
-            arrays |= {f"laws.{name}": value for name, value in self.laws.to_arrays().items()}
-        return arrays
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray], transfer: float) -> _Point:
-        """transfer: that of laws that were saved before laws had one."""
-        state, laws = (_under(prefix, arrays) for prefix in ("state.", "laws."))
-        return cls(
-            int(arrays["block"]), PolicyState.from_arrays(state), arrays["last_K"].copy(), arrays["credit_C"].copy(),
-            arrays["laid_out_C"].copy(), Laws.from_arrays(laws, transfer) if laws else None,
-        )  # fmt: skip
-
+from ado_megatron.stream.row_layout import kernels
 
 _CELLS = 1 << 22  # rows × columns handed on at a time
 _Remember = Callable[[PolicyState, PolicyState, int], None]
-
-
-class _Rows:
-    """The rows of one call of `plan`, and what they leave: counts_SxC (int32), credit_C, laid_out_C."""
-
-    def __init__(self, domains: Domains, block_size: int, caps_C: np.ndarray | None, at: _Point, num_rows: int, kernel):
-        columns = len(domains.prefixes_C)
-        self._domains, self._block_size, self._caps_C = domains, block_size, caps_C
-        self._layout = RowLayout(columns, at.credit_C, kernel)
-        self._filled, self._grouped = 0, not np.array_equal(domains.domain_of_C, np.arange(len(domains.names_K)))
-        self.counts_SxC = np.empty((num_rows, columns), dtype=np.int32)
-        self.laid_out_C = at.laid_out_C.copy()
-
-    @property
-    def credit_C(self) -> np.ndarray:
-        """What each column is owed after the last row, samples."""
-        return self._layout.credit_C
-
-    def lay_out(self, num_rows: int, weights_K: np.ndarray) -> None:
-        """Fill in the next rows, all of these weights."""
-        weights_C = self._domains.weights_C(weights_K)
-        remaining_C = None if self._caps_C is None else self._caps_C - self.laid_out_C
-        kept_SxC = self.counts_SxC[self._filled : self._filled + num_rows]
-        rest = (weights_C, self._block_size, remaining_C, self._domains.domain_of_C)
-        if num_rows == 1:
-            kept_SxC[0] = counts_C = self._layout.next_row(*rest)
-            self.laid_out_C += counts_C
-        else:
-            kept_SxC[:] = self._layout.next_rows(num_rows, *rest)
-            self.laid_out_C += kept_SxC.sum(axis=0, dtype=np.int64)
-        self._filled += num_rows
-
-    def by_domain(self, first: int, stop: int) -> np.ndarray:
-        """counts_SxK (int64) of some of the rows."""
-        counts_SxC = self.counts_SxC[first:stop]
-        if not self._grouped:
-            return counts_SxC.astype(np.int64)
-        place_SxC = np.arange(len(counts_SxC))[:, None] * len(self._domains.names_K) + self._domains.domain_of_C
-        size = len(counts_SxC) * len(self._domains.names_K)
-        sum_N = np.bincount(place_SxC.ravel(), counts_SxC.ravel(), minlength=size)  # exact below 2^53
-        return sum_N.astype(np.int64).reshape(len(counts_SxC), -1)
 
 
 class Planner:
@@ -109,7 +37,7 @@ class Planner:
     from the point where the call began.
 
     caps_C: samples of each column that the whole run may draw (None: no cap). num_blocks: of the whole run, for a
-    policy that looks at its end (None: not known). target_K: the target (None: what the option says).
+    policy that looks at its end (None: not known). target_K: what the mixture serves (None: what the options say).
     """
 
     def __init__(
@@ -118,13 +46,15 @@ class Planner:
     ):  # fmt: skip
         self.config, self.domains, self.block_size, self.caps_C = config, domains, block_size, caps_C
         acting = dataclasses.replace(config, shadow=False)  # in shadow the policy still runs, it only decides nothing
-        self.policy = make_policy(acting, _context(config, domains, block_size, caps_C, num_blocks, target_K))
+        context = _context(config, domains, block_size, caps_C, num_blocks, target_K)
+        self.target_K, self.num_blocks = context.target_K, num_blocks
+        self.policy = make_policy(acting, context)
         self.laws: Laws | None = None  # in force from the next row on
         columns = len(domains.prefixes_C)
         zeros_C = np.zeros(columns, dtype=np.int64)
         nothing_K = np.full(len(domains.names_K), -1, dtype=np.int64)
-        self._at = _Point(0, self.policy.initial_state(), nothing_K, np.zeros(columns), zeros_C, None)
-        self._begins: list[_Point] = []  # where the kept calls of `plan` began
+        self._at = PlanPoint(0, self.policy.initial_state(), nothing_K, np.zeros(columns), zeros_C, None)
+        self._begins: list[PlanPoint] = []  # where the kept calls of `plan` began
         self._weights: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # block → weights in force, the policy's own
         self._notes: list[str] = []  # what the policy had to say, not yet taken
 
@@ -143,10 +73,63 @@ class Planner:
 
         Raises UserError where the caps leave too few samples for a block.
         """
+        if self.config.policy not in WITHOUT_LAWS:
+            kernels()  # loaded now, in the first call, not when the first laws are in force and the training waits
         self._at = dataclasses.replace(self._at, laws=self.laws)
         self._begins.append(self._at)
         rows_SxC, self._at = self._lay_out(self._at, num_rows, self._remember)
         return rows_SxC
+
+    # ---------------------------------------------------------------- planning in another process
+
+    @property
+    def next_block(self) -> int:
+        """The block of the next row."""
+        return self._at.block
+
+    def hand_over(self) -> dict[str, np.ndarray]:
+        """All that decides the rows from here on, for `take_over` in another process."""
+        arrays = self._at.to_arrays()
+        if self.laws is not None:
+            arrays |= {f"in_force.{name}": value for name, value in self.laws.to_arrays().items()}
+        return arrays
+
+    def take_over(self, arrays: dict[str, np.ndarray]) -> None:
+        """Stand where the planner stood that handed over."""
+        laws = under("in_force.", arrays)
+        self.laws = Laws.from_arrays(laws) if laws else None
+        self._at = PlanPoint.from_arrays(arrays, self.config.given_transfer)
+
+    def plan_for(self, num_rows: int) -> dict[str, np.ndarray]:
+        """Plan, and say all that `adopt` needs where the rows were asked for."""
+        first, rows_SxC = self._at.block, self.plan(num_rows)
+        weights_Sx2xK = np.array([self._weights[block] for block in range(first, first + num_rows)])
+        arrays = {"rows_SxC": rows_SxC, "weights_Sx2xK": weights_Sx2xK, "notes": np.array(self.take_notes(), dtype=str)}
+        return arrays | {f"end.{name}": value for name, value in self._at.to_arrays().items()}
+
+    def adopt(self, arrays: dict[str, np.ndarray], num_rows: int) -> np.ndarray | None:
+        """The next rows as another process has planned them under the present laws, as if `plan` had been called here;
+        None, and nothing has changed, where they are not `num_rows` rows from here on that can be right."""
+        end = PlanPoint.from_arrays(under("end.", arrays), self.config.given_transfer)
+        rows_SxC, weights_Sx2xK = arrays["rows_SxC"], arrays["weights_Sx2xK"]
+        laid_out_C = self._at.laid_out_C + rows_SxC.sum(axis=0, dtype=np.int64)
+        caps_C = laid_out_C if self.caps_C is None else self.caps_C
+        if not (
+            rows_SxC.shape == (num_rows, len(self.domains.prefixes_C)) and len(weights_Sx2xK) == num_rows
+            and end.block == self._at.block + num_rows and (rows_SxC >= 0).all()
+            and (rows_SxC.sum(axis=1) == self.block_size).all() and np.isfinite(weights_Sx2xK).all()
+            and (end.laid_out_C == laid_out_C).all() and (laid_out_C <= np.maximum(caps_C, self._at.laid_out_C)).all()
+        ):  # fmt: skip
+            return None
+        self._at = dataclasses.replace(self._at, laws=self.laws)
+        self._begins.append(self._at)
+        first = self._at.block
+        self._weights.update((first + s, (own_K, shadow_K)) for s, (own_K, shadow_K) in enumerate(weights_Sx2xK))
+        self._notes += arrays["notes"].tolist()
+        self._at = end
+        return rows_SxC
+
+    # ---------------------------------------------------------------- what is remembered
 
     def _remember(self, state: PolicyState, before: PolicyState, blocks: int) -> None:
         """Keep the weights of `blocks` blocks from that of `state` on, and what the policy has to say of them."""
@@ -155,11 +138,11 @@ class Planner:
         pair = (self._in_force_K(state), state.weights_K)
         self._weights.update(dict.fromkeys(range(state.step, state.step + blocks), pair))
 
-    def _lay_out(self, at: _Point, num_rows: int, remember: _Remember | None = None) -> tuple[np.ndarray, _Point]:
+    def _lay_out(self, at: PlanPoint, num_rows: int, remember: _Remember | None = None) -> tuple[np.ndarray, PlanPoint]:
         """The next rows from a point on, counts_SxC, and the point after them. Changes nothing but what `remember`
         does: it is told of every stretch of rows with the same weights."""
         state, last_K, laws = at.state, at.last_K, at.laws
-        rows = _Rows(self.domains, self.block_size, self.caps_C, at, num_rows, kernels())
+        rows = Rows(self.domains, self.block_size, self.caps_C, at, num_rows)
         if self.config.shadow:  # the policy decides nothing: all rows are known before its first step
             rows.lay_out(num_rows, self.domains.prior_K)
         row, own = 0, at.block == 0
@@ -177,7 +160,7 @@ class Planner:
             counts_SxK = rows.by_domain(row, row + blocks)
             state, last_K = self._held(state, laws, counts_SxK[:-1]), counts_SxK[-1]
             row += blocks
-        end = _Point(at.block + num_rows, state, last_K, rows.credit_C, rows.laid_out_C, laws)
+        end = PlanPoint(at.block + num_rows, state, last_K, rows.credit_C, rows.laid_out_C, laws)
         return rows.counts_SxC, end
 
     def _held(self, state: PolicyState, laws: Laws | None, counts_SxK: np.ndarray) -> PolicyState:
@@ -188,7 +171,7 @@ class Planner:
             state = self.policy.step(state, laws, counts_K)
         return state
 
-    def _settled(self, at: _Point) -> _Point:
+    def _settled(self, at: PlanPoint) -> PlanPoint:
         """The same point after the policy's step over the row before it."""
         if at.last_K[0] < 0:
             return at
@@ -198,7 +181,7 @@ class Planner:
     def _in_force_K(self, state: PolicyState) -> np.ndarray:
         return self.domains.prior_K if self.config.shadow else state.weights_K
 
-    def _point(self, block: int) -> _Point:
+    def _point(self, block: int) -> PlanPoint:
         """What decided the rows from `block` on, which is planned or next: the recursion, run again from its begin."""
         point = max((p for p in [*self._begins, self._at] if p.block <= block), key=lambda p: p.block)
         return self._lay_out(point, block - point.block)[1] if point.block < block else point
@@ -240,8 +223,8 @@ class Planner:
         """Go on from a sidecar: after the rows that were planned then or, where they are void, at the checkpoint."""
         arrays = unnest("planner", saved.arrays)
         transfer = self.config.given_transfer
-        points = [_Point.from_arrays(_under(f"point{n}.", arrays), transfer) for n in range(int(arrays["points"]))]
-        laws = _under("laws.", arrays)
+        points = [PlanPoint.from_arrays(under(f"point{n}.", arrays), transfer) for n in range(int(arrays["points"]))]
+        laws = under("laws.", arrays)
         self.laws = Laws.from_arrays(laws, transfer) if laws else None
         self._begins, self._at = (points[:-1], points[-1]) if saved.keep_rows else ([], points[0])
         if not saved.same_data:
@@ -260,7 +243,7 @@ class Planner:
             at, block=block, state=state, laid_out_C=start_C, credit_C=np.zeros(len(start_C))
         )
 
-    def _remapped(self, point: _Point, old_C: np.ndarray, old_K: np.ndarray) -> _Point:
+    def _remapped(self, point: PlanPoint, old_C: np.ndarray, old_K: np.ndarray) -> PlanPoint:
         """A saved point for other data: known columns and laws keep what they had, the policy starts from the prior."""
         state = dataclasses.replace(
             self.policy.initial_state(), step=point.state.step,
@@ -272,19 +255,21 @@ class Planner:
             laws = Laws.given(params_Kx3, np.where(old_K >= 0, laws.transfer_K[old_K], self.config.given_transfer))
         laid_out_C = np.where(old_C >= 0, point.laid_out_C[old_C], 0)
         nothing_K = np.full(len(old_K), -1, dtype=np.int64)
-        return _Point(point.block, state, nothing_K, np.zeros(len(old_C)), laid_out_C, laws)
+        return PlanPoint(point.block, state, nothing_K, np.zeros(len(old_C)), laid_out_C, laws)
 
 
 def _context(
     config: AdoConfig, domains: Domains, block_size: int, caps_C: np.ndarray | None, num_blocks: int | None,
     target_K: np.ndarray | None,
 ) -> PolicyContext:  # fmt: skip
-    """What the policy may know of this run."""
+    """What the policy may know of this run. target_K: None takes what the option says."""
     size_K = np.bincount(domains.domain_of_C, domains.lengths_C.astype(np.float64), minlength=len(domains.names_K))
     cap_K = None
     if caps_C is not None:
         capped_K = with_share(domains.domain_of_C, domains.share_C, caps_C)
         cap_K = np.where(capped_K >= UNLIMITED, np.inf, capped_K)
+    if target_K is None:
+        target_K = resolve_target(config.target, domains.names_K, domains.prior_K, size_K / size_K.sum())
     return PolicyContext(
         domains.prior_K, natural_K=size_K / size_K.sum(), names_K=domains.names_K, block_size=block_size,
         target_K=target_K, num_blocks=num_blocks, cap_K=cap_K, seed=config.seed,
@@ -292,5 +277,3 @@ def _context(
     )  # fmt: skip
 
 
-def _under(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name[len(prefix) :]: value for name, value in arrays.items() if name.startswith(prefix)}

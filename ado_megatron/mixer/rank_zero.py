@@ -16,15 +16,19 @@ import numpy as np
 
 from ado_megatron.blend.domains import Domains
 from ado_megatron.blend.epoch_caps import check_supply, forecast_lines
-from ado_megatron.blend.static_export import blend_text, not_continued, outlook
+from ado_megatron.blend.static_export import blend_text, describe_continuation, not_continued
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import SidecarError
 from ado_megatron.files import atomic_write
+from ado_megatron.mixer import refit_process
 from ado_megatron.mixer.planner import Planner
 from ado_megatron.mixer.recorder import Recorder
+from ado_megatron.mixer.refit_process import request
 from ado_megatron.mixer.refit_schedule import PendingRefit, RefitSchedule
 from ado_megatron.mixer.resume import Saved, pack
-from ado_megatron.scaling_law.fit_process import Fit
+from ado_megatron.mixer.sidecar import read_sidecar, unnest
+from ado_megatron.scaling_law.fit_process import PROGRAM, Fit
+from ado_megatron.scaling_law.transfer_option import number, parse_transfer
 from ado_megatron.stream.schedule import Schedule
 
 FORECASTS = 24  # domains that the start of a run speaks of
@@ -44,26 +48,41 @@ class RankZero:
     ):  # fmt: skip
         self.config, self.domains, self.schedule, self.caps_C = config, domains, schedule, caps_C
         self._run, self._total_samples, self._log = run, total_samples, log
+        self.num_blocks = schedule.num_blocks
         self.planner = Planner(config, domains, schedule.block_size, caps_C, schedule.num_blocks)
         self.recorder = Recorder(run / "metrics.jsonl", config, domains, self.planner, schedule)
+        self._transfer_K = transfers(config, domains)
+        self._planned: dict[str, np.ndarray] | None = None  # rows to come, as a fit's process has planned them
         self._fits: dict[int, tuple[dict[str, np.ndarray], Fit]] = {}  # block → the history that is fitted, its fit
 
     # ---------------------------------------------------------------- rows and laws
 
     def plan(self, num_rows: int) -> np.ndarray:
         """The next rows under the laws in force: counts_SxC (int32)."""
-        rows_SxC = self.planner.plan(num_rows)
+        rows_SxC = None if self._planned is None else self.planner.adopt(self._planned, num_rows)
+        self._planned = None
+        if rows_SxC is None:
+            rows_SxC = self.planner.plan(num_rows)
         for note in self.planner.take_notes():
             self._log(f"ado: {note}")
         return rows_SxC
 
-    def begin_fit(self, refit: PendingRefit) -> None:
+    def begin_fit(self, refit: PendingRefit, refits: RefitSchedule) -> None:
         """Start the fit of a snapshot on the history up to it, where one is due."""
         if self.config.refit_at(refit.block):
-            self._start_fit(refit.block, self.recorder.history.cut(refit.step))
+            self._start_fit(refit.block, self.recorder.history.cut(refit.step), refits)
 
-    def _start_fit(self, block: int, history: dict[str, np.ndarray]) -> None:
-        self._fits[block] = history, Fit(history, self.config)
+    def _start_fit(self, block: int, history: dict[str, np.ndarray], refits: RefitSchedule) -> None:
+        """The rows under its laws are planned in the fit's process, where they follow those that are planned now."""
+        first, stop = refits.applies_at(block), min(refits.applies_at(refits.snapshot_after(block)), self.num_blocks)
+        more = None
+        if refits.fit_lag > 0 and first == self.planner.next_block < stop:
+            more = request(self.planner, stop - first)
+        fit = Fit(
+            history, self.config, self._transfer_K, directory=self._run / "fits",
+            program=PROGRAM if more is None else refit_process.PROGRAM, more=more,
+        )  # fmt: skip
+        self._fits[block] = history, fit
 
     def finish_fit(self, refit: PendingRefit, step: int, applies_at: int, deadline: float) -> None:
         """Put the laws of a snapshot in force; where it has none, or its fit failed, the old ones stay.
@@ -78,6 +97,7 @@ class RankZero:
             self._log(f"ado: the fit at block {refit.block} failed, the old laws stay in force: {outcome.reason}")
         else:
             self.planner.laws = outcome.laws.merged(self.planner.laws)
+            self._planned = outcome.more
         self.recorder.write_fit(step, refit.step, applies_at, outcome)
         if outcome.waited > 1.0:
             self._log(f"ado: the training waited {outcome.waited:.1f} s for the fit of block {refit.block}")
@@ -108,7 +128,7 @@ class RankZero:
         refits.restore(next_snapshot, [(block, step) for block, step, _ in pending])
         for block, _, history in pending:
             if history is not None:
-                self._start_fit(block, history)
+                self._start_fit(block, history, refits)
         return self._for_others(saved.schedule_state(), saved.stream_id_C(), refits)
 
     def begin_at(self, consumed_samples: int, start_C: np.ndarray | None, refits: RefitSchedule) -> dict:
@@ -153,8 +173,8 @@ class RankZero:
 
     # ---------------------------------------------------------------- checkpoints
 
-    def pack(self, step: int, consumed_samples: int, refits: RefitSchedule, origin: dict[str, Any] | None):
-        """(meta, arrays) of the sidecar of the checkpoint after `step` steps."""
+    def pack(self, step: int, consumed_samples: int, refits: RefitSchedule, origin: dict[str, Any] | None) -> tuple:
+        """(meta, arrays) of the sidecar of the checkpoint after `step` steps. origin: as of Mixer."""
         block_size = self.schedule.block_size
         pending = [(refit.block, refit.step, self._fits.get(refit.block, (None,))[0]) for refit in refits.pending]
         return pack(
@@ -178,4 +198,20 @@ class RankZero:
             return
         if self.schedule.in_order:
             datasets = not_continued(self.domains.lengths_C, drawn_C, self._total_samples)
-            self._log(f"ado: {path}: {outlook(prefixes_C, datasets, consumed_samples)}")
+            self._log(f"ado: {path}: {describe_continuation(prefixes_C, datasets, consumed_samples)}")
+
+
+def transfers(config: AdoConfig, domains: Domains) -> np.ndarray | None:
+    """transfer_K where --ado-transfer names a file; None where the options say it themselves. Raises UserError."""
+    if config.transfer is None or number(config.transfer) is not None:
+        return None
+    return parse_transfer(config.transfer, domains.names_K, _saved_transfers)
+
+
+def _saved_transfers(path: str) -> tuple[list[str], np.ndarray]:
+    """(domain names, transfer_K) of the sidecar of an earlier run. Raises SidecarError."""
+    meta, arrays = read_sidecar(path)
+    laws = unnest("planner", arrays)
+    if "laws.transfer_K" not in laws:
+        raise SidecarError(f"the sidecar {path} holds no laws with a transfer; give one of a run that estimated it")
+    return meta["names_K"], laws["laws.transfer_K"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
-from ado_megatron.measure.metrics import MetricsWriter, StepGroups
+from ado_megatron.measure.metrics_writer import MetricsWriter, StepGroups
 from ado_megatron.mixer.planner import Planner
 from ado_megatron.scaling_law.fit_process import FitOutcome
 from ado_megatron.scaling_law.history import LossHistory
@@ -42,13 +42,18 @@ class Recorder:
 
     def record(self, steps: list[tuple[int, int, int]], sums_TxKx2: np.ndarray) -> None:
         """Append steps (0-based step, samples consumed before, after it) with their loss sums and token counts."""
-        for (step, before, after), sums_Kx2 in zip(steps, sums_TxKx2, strict=True):
-            n_K = self._domains.by_domain(self._schedule.cumulative(after))
-            samples_K = n_K - self._domains.by_domain(self._schedule.cumulative(before))
-            self.history.append(step, n_K, samples_K, sums_Kx2[:, 0], sums_Kx2[:, 1])
-            self._write_steps(step + 1, after, self._groups.add(step, samples_K, sums_Kx2))
+        step_T, before_T, after_T = np.array(steps, dtype=np.int64).T
+        n_TxK = self._n_TxK(after_T)
+        samples_TxK = n_TxK - self._n_TxK(before_T)
+        self.history.extend(step_T, n_TxK, sums_TxKx2[:, :, 0], sums_TxKx2[:, :, 1])
+        for t, (step, _, after) in enumerate(steps):
+            self._write_steps(step + 1, after, self._groups.add(step, samples_TxK[t], sums_TxKx2[t]))
         # The last measured block may go on (batch ramp), and metrics may still ask for its weights.
         self._planner.forget_before(steps[-1][2] // self._planner.block_size - 1)
+
+    def _n_TxK(self, consumed_T: np.ndarray) -> np.ndarray:
+        """Samples of each domain among the first `consumed` of the stream, int64."""
+        return self._domains.by_domain_many(self._schedule.cumulative_many(consumed_T))
 
     def flush(self, step: int, consumed_samples: int) -> None:
         """Write the steps of an unfinished logging interval (before a checkpoint, at the end)."""
@@ -77,6 +82,6 @@ class Recorder:
             values |= outcome.laws.to_arrays()
             n_K = np.maximum(self._domains.by_domain(self._planner.laid_out_C), 1)
             laws = outcome.laws if self._planner.laws is None else self._planner.laws
-            values["speed_K"] = laws.speed(n_K if self._config.own_n else n_K.sum())
+            values["speed_K"] = laws.speed(laws.effective_n(n_K))
         values |= {name: a for name, a in self._planner.state.to_arrays().items() if name == "credit_K"}
         self.metrics.write("fit", step, **values)

@@ -9,6 +9,7 @@ Legend: K domains, C columns, S rows.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,8 +47,9 @@ def pack(
 class Saved:
     """A sidecar's content, checked against the run that reads it.
 
-    Raises SidecarError, naming the difference, for a sidecar of another run. `changes` names the accepted differences;
-    when there is one, rows planned after the checkpoint are void (`keep_rows` False).
+    Raises SidecarError, naming the difference, for a sidecar of another run. `changes` names the differences that are
+    accepted; when there is one, rows planned after the checkpoint are void (`keep_rows` False). `config` is that of the
+    run that goes on.
     """
 
     def __init__(
@@ -63,11 +65,14 @@ class Saved:
                     f"the sidecar {path} belongs to a run with {name} {saved}, this one has {given}; the order of the "
                     f"samples depends on it: resume with {name} {saved}, or start a new run"
                 )
-        theirs, ours = AdoConfig.from_dict(meta["config"]).resolved().to_dict(), config.resolved().to_dict()
+        self.config = _as_before(config, meta["config"]).resolved()
+        theirs = _as_before(AdoConfig.from_dict(meta["config"]), meta["config"]).resolved().to_dict()
+        ours = self.config.to_dict()
         differ = [name for name in ours if ours[name] != theirs[name] and name not in names(config, resume="silent")]
         may_change = names(config, resume="free")
         refused = [f"{flag_of(name, PREFIX)} {theirs[name]}" for name in differ if name not in may_change]
-        self.same_data = meta["domains"] == domains.fingerprint()
+        # A state that was saved before the content of the data was known is compared without it.
+        self.same_data = meta["domains"] in (domains.fingerprint(), domains.fingerprint(content=False))
         if not self.same_data:
             refused.append(f"the data {_data(meta['prefixes_C'], meta['lengths_C'], domains)}")
         if refused and not config.accept_changes:
@@ -142,6 +147,15 @@ class Saved:
         return arrays | {"num_domains": np.array(len(old_K))}
 
 
+def _as_before(config: AdoConfig, saved: dict[str, Any]) -> AdoConfig:
+    """The config with every option that the saved run did not know yet, and that is not given now, as it was then."""
+    new = {
+        spec.name: spec.metadata["before"] for spec in dataclasses.fields(config)
+        if spec.name not in saved and getattr(config, spec.name) is None and spec.metadata["before"] is not None
+    }  # fmt: skip
+    return dataclasses.replace(config, **new)
+
+
 def _data(prefixes: Sequence[str], lengths: Sequence[int], domains: Domains) -> str:
     """The first difference between two blends, in words."""
     saved = dict(zip(prefixes, lengths, strict=True))
@@ -152,4 +166,4 @@ def _data(prefixes: Sequence[str], lengths: Sequence[int], domains: Domains) -> 
         if ours[prefix] != length:
             return f"{prefix} of {length} samples, now {ours[prefix]}"
     extra = next((prefix for prefix in ours if prefix not in saved), None)
-    return f"without {extra}" if extra else "grouped or documented in another way"
+    return f"without {extra}" if extra else "of other contents, or grouped in another way"

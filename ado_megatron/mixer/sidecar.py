@@ -10,13 +10,13 @@ import hashlib
 import io
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ado_megatron.errors import SidecarError
-from ado_megatron.files import atomic_write, load_npz
+from ado_megatron.errors import SidecarError, UserError
+from ado_megatron.files import atomic_write, open_regular
+from ado_megatron.npz import read_npz
 
 MAGIC = b"ado-megatron sidecar\n"
 VERSION = 1
@@ -49,10 +49,11 @@ def read_sidecar(path: str | os.PathLike, token: str | None = None) -> tuple[dic
 
     token: what `write_sidecar` returned, as the checkpoint beside keeps it (None: it keeps none).
     """
-    if Path(path).exists() and not Path(path).is_file():  # a pipe or a device may have no end
-        raise SidecarError(f"{path} is not a regular file, so it is no sidecar; give the path of one")
     try:
-        data = Path(path).read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
+    except UserError as error:
+        raise SidecarError(str(error)) from error
     except OSError as error:
         raise SidecarError(f"the sidecar {path} cannot be read ({error.strerror}); give the path of one") from error
     if not data.startswith(MAGIC):
@@ -61,10 +62,10 @@ def read_sidecar(path: str | os.PathLike, token: str | None = None) -> tuple[dic
         end = data.index(b"\n", len(MAGIC))
         header = json.loads(data[len(MAGIC) : end])
         version, size, digest, meta_json = (header[k] for k in ("version", "payload_bytes", "sha256", "meta"))
-        if not (isinstance(size, int) and isinstance(digest, str) and isinstance(meta_json, str)):
-            raise TypeError("a field of another type")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SidecarError(f"the header of the sidecar {path} is damaged; use an older one") from error
+    if [type(value) for value in (version, size, digest, meta_json)] != [int, int, str, str]:
+        raise SidecarError(f"the header of the sidecar {path} is damaged; use an older one")
     if version != VERSION:
         raise SidecarError(
             f"the sidecar {path} has format {version}, this version of ado_megatron reads format {VERSION}; "
@@ -81,9 +82,13 @@ def read_sidecar(path: str | os.PathLike, token: str | None = None) -> tuple[dic
             f"names {token}); another run wrote here, or a file was copied: use the sidecar that belongs to it"
         )
     try:
-        return json.loads(meta_json), load_npz(io.BytesIO(payload))
+        meta = json.loads(meta_json)
+        arrays = read_npz(io.BytesIO(payload))
     except (ValueError, RecursionError) as error:
-        raise SidecarError(f"the sidecar {path} is damaged: {error}; use an older one") from error
+        raise SidecarError(f"the content of the sidecar {path} is damaged ({error}); use an older one") from error
+    if not isinstance(meta, dict):
+        raise SidecarError(f"the content of the sidecar {path} is damaged (no object of metadata); use an older one")
+    return meta, arrays
 
 
 def nest(prefix: str, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -97,4 +102,4 @@ def unnest(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _digest(meta_json: str, payload: bytes) -> str:
-    return hashlib.sha256(meta_json.encode() + b"\n" + payload).hexdigest()
+    return hashlib.sha256(meta_json.encode(errors="surrogatepass") + b"\n" + payload).hexdigest()

@@ -66,7 +66,7 @@ class World:
     def is_zero(self) -> bool:
         return self.rank == 0
 
-    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """All-reduce `tensor` in place over the world; one collective."""
         if self.size > 1:
             dist.all_reduce(tensor)
@@ -83,7 +83,7 @@ class World:
         self.traffic.count(_num_bytes(value))
         return value
 
-    def from_zero(self, compute: Callable[[], Any]) -> Any:
+    def run_on_rank_zero(self, compute: Callable[[], Any]) -> Any:
         """What `compute` returns on rank zero, the only one that runs it; its exception ends every rank.
 
         A UserError is raised as it is everywhere; of any other the other ranks know the text (RuntimeError).
@@ -118,7 +118,7 @@ class World:
             problem = f"{error.filename or 'a file'} could not be written or read: {error.strerror or error}"
         except Exception as error:  # noqa: BLE001 - the others wait in the sum
             problem, caught = f"{type(error).__name__}: {error}", error
-        failed = self.sum_(torch.tensor([0 if problem is None else 1], dtype=torch.int64, device=self.device))
+        failed = self.all_reduce_sum(torch.tensor([0 if problem is None else 1], dtype=torch.int64, device=self.device))
         if int(failed) == 0:
             return
         problems = {rank: text for rank, text in enumerate(self.gather(problem)) if text is not None}

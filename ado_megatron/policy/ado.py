@@ -9,6 +9,7 @@ Legend: K domains. mu prior, tau target, h credit, rho preference, pi policy (we
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 
 import numpy as np
@@ -22,6 +23,30 @@ from ado_megatron.policy.state import PolicyState, state_at
 from ado_megatron.scaling_law.laws import Laws
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Terms:
+    """Of laws in force, what does not change from block to block.
+
+    log −dL/dn = log_gain − slope · log n, operation by operation as Laws.log_speed. own: all transfers are 0, so n is
+    the own samples. all_known: every law has a speed whatever n is (finite numbers only; −inf is a speed of 0).
+    """
+
+    laws: Laws
+    log_gain_K: np.ndarray
+    slope_K: np.ndarray
+    own: bool
+    all_known: bool
+    mark: int
+
+    @classmethod
+    def of(cls, laws: Laws, alpha_floor: float, unit: str) -> _Terms:
+        with np.errstate(divide="ignore"):
+            log_gain_K = np.log(np.maximum(laws.alpha_K, alpha_floor)) + laws.log_beta_K
+        slope_K = laws.alpha_K + 1.0
+        known = unit == "sample" and bool(np.isfinite(slope_K).all() and (log_gain_K < np.inf).all())
+        return cls(laws, log_gain_K, slope_K, not laws.transfer_K.any(), known, _mark(laws))
+
+
 class AdoPolicy:
     """Weights from scaling laws (equations 2 to 6)."""
 
@@ -32,6 +57,9 @@ class AdoPolicy:
         # What equation 4 weighs the speeds with: μ, unless the user has another target. A prior of 0 stays 0.
         self.goal_K = np.where(self.prior_K > 0, self.context.known_target_K, 0.0)
         self.lower_K, self.upper_K = share_bounds(self.config, self.prior_K)
+        with np.errstate(divide="ignore"):  # log 0 = −inf is a share of zero
+            self._log_goal_K = np.log(self.goal_K)
+        self._last_terms: _Terms | None = None
         on_policy = self.config.clip_target in ("policy", "both")
         self._warm_up_K = self._clip(self.prior_K) if self.config.clip_prior and on_policy else self.prior_K
 
@@ -73,7 +101,7 @@ class AdoPolicy:
             if config.clip_target in ("policy", "both"):
                 weights_K = self._clip(weights_K)
             if config.max_change < 1:
-                if (mark := _mark(laws)) != solved_for:  # the first block under these laws
+                if (mark := self._terms(laws).mark) != solved_for:  # the first block under these laws
                     anchor_K, solved_for = state.base_K, mark
                 weights_K = within_change(weights_K, anchor_K, config.max_change)
         return PolicyState(
@@ -110,23 +138,35 @@ class AdoPolicy:
     def preference(self, laws: Laws, samples_K: np.ndarray, credit_K: np.ndarray) -> np.ndarray:
         """(4)  ρ_k ∝ τ_k · h_k^s · (−dL_k/dn)^γ, normalised. A domain without a usable law keeps its prior share."""
         config = self.config
-        n_K = np.maximum(laws.effective_n(samples_K), 1.0)  # (7)
-        log_speed_K = laws.log_speed(n_K, alpha_floor=config.alpha_floor)  # (2)
+        terms = self._terms(laws)
+        n_K = np.maximum(samples_K.astype(np.float64) if terms.own else laws.effective_n(samples_K), 1.0)  # (7)
+        log_speed_K = terms.log_gain_K - terms.slope_K * np.log(n_K)  # (2), as Laws.log_speed
         if config.speed_unit == "log":
             log_speed_K = log_speed_K + _log_of_unit(laws, samples_K, n_K)
-        known_K = ~np.isnan(log_speed_K) & (log_speed_K < np.inf)
-        with np.errstate(divide="ignore"):  # log 0 = −inf is a share of zero
-            score_K = np.log(self.goal_K)
-            if config.credit_exponent > 0:
+        known_K = None if terms.all_known else ~np.isnan(log_speed_K) & (log_speed_K < np.inf)
+        score_K = self._log_goal_K
+        if config.credit_exponent > 0:
+            with np.errstate(divide="ignore"):  # log 0 = −inf is a share of zero
                 score_K = score_K + config.credit_exponent * np.log(credit_K)
         if config.speed_exponent > 0:  # else the speed does not count, not even one of zero
-            score_K = score_K + config.speed_exponent * np.where(known_K, log_speed_K, 0.0)
-        score_K = np.where(known_K, score_K, -np.inf)
+            known_speed_K = log_speed_K if known_K is None else np.where(known_K, log_speed_K, 0.0)
+            score_K = score_K + config.speed_exponent * known_speed_K
+        if known_K is not None:
+            score_K = np.where(known_K, score_K, -np.inf)
+        highest = score_K.max()
         if not np.any(score_K > -np.inf):
             return self.prior_K
-        share_K = np.exp(score_K - score_K.max())
+        share_K = np.exp(score_K - highest)
+        if known_K is None:
+            return share_K * (1.0 / share_K.sum())
         rest = 1.0 - self.prior_K[~known_K].sum()
         return np.where(known_K, share_K * (rest / share_K.sum()), self.prior_K)
+
+    def _terms(self, laws: Laws) -> _Terms:
+        """What equation 4 takes from the laws alone, computed once for laws that stay."""
+        if self._last_terms is None or self._last_terms.laws is not laws:
+            self._last_terms = _Terms.of(laws, self.config.alpha_floor, self.config.speed_unit)
+        return self._last_terms
 
     def _clip(self, p_K: np.ndarray) -> np.ndarray:
         """(6)  no domain under its least share."""

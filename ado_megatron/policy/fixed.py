@@ -56,6 +56,8 @@ class StagesPolicy:
         """config: its `stages` is the file that declares them. Raises UserError for one that does not fit."""
         context = as_context(context)
         self.prior_K = context.prior_K
+        if config.stages is None:
+            raise UserError("policy=stages needs --ado-stages FILE with the declared stages")
         self.stages = read_stages(config.stages, context.num_domains, context.names_K)
 
     def _weights(self, block: int) -> np.ndarray:
@@ -105,9 +107,10 @@ def read_stages(path: str, num_domains: int, names_K: Sequence[str] | None = Non
 
 def _stage_weights(weights: Any, num_domains: int, names_K: Sequence[str] | None, where: str) -> np.ndarray:
     if isinstance(weights, dict):
-        unknown = sorted(set(weights) - set(names_K or ()))
+        names_K = names_K or ()
+        unknown = sorted(set(weights) - set(names_K))
         if unknown:
-            raise UserError(f"stages, {where}: unknown domain {unknown[0]}; the domains are {list(names_K or ())}")
+            raise UserError(f"stages, {where}: unknown domain {unknown[0]}; the domains are {list(names_K)}")
         weights = [weights.get(name, 0.0) for name in names_K]
     try:
         weights_K = np.asarray(weights, np.float64)

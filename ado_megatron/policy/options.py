@@ -30,39 +30,39 @@ class PolicyOptions(LawOptions):
         kind=str, resume="free", ranks="content",
     )
     shadow: bool = option(False, "measure and fit, but keep the prior's weights", resume="free", compare=False)
-    speed_unit: str | None = option(
+    speed_unit: str = option(
         None, "speed per sample, −dL/dn, or per log n, −dL/dlog n",
         choices=("sample", "log"), kind=str,
     )
-    speed_exponent: float | None = option(None, "exponent of the speed in the preference", low=0.0, kind=float)
-    alpha_floor: float | None = option(None, "least α used in the speed", low=0.0, kind=float)
-    credit_source: str | None = option(
+    speed_exponent: float = option(None, "exponent of the speed in the preference", low=0.0, kind=float)
+    alpha_floor: float = option(None, "least α used in the speed", low=0.0, kind=float)
+    credit_source: str = option(
         None, "what feeds the credit h: realised shares or the policy",
         choices=("counts", "policy"), kind=str,
     )
-    credit_rate: float | None = option(None, "γ1, weight of the newest shares in h", low=0.0, high=1.0, kind=float)
-    credit_exponent: float | None = option(None, "s of λ = h^s; 0 switches the credit off", low=0.0, kind=float)
-    preference_rate: float | None = option(
+    credit_rate: float = option(None, "γ1, weight of the newest shares in h", low=0.0, high=1.0, kind=float)
+    credit_exponent: float = option(None, "s of λ = h^s; 0 switches the credit off", low=0.0, kind=float)
+    preference_rate: float = option(
         None, "γ2, weight of ρ against its time average; 1: no average",
         low=0.0, high=1.0, kind=float,
     )
-    clip: str | None = option(
+    clip: str = option(
         None, "how the least share is kept: released rescaling, a projection, or not at all",
         choices=("rescale", "euclidean", "proportional", "none"), kind=str,
     )
-    clip_target: str | None = option(
+    clip_target: str = option(
         None, "what is clipped: ρ, π or both",
         choices=("preference", "policy", "both"), kind=str,
     )
-    clip_prior: bool | None = option(None, "the prior in force before the first laws is clipped too", kind=bool)
-    max_change: float | None = option(
+    clip_prior: bool = option(None, "the prior in force before the first laws is clipped too", kind=bool)
+    max_change: float = option(
         None, "greatest total variation of the weights of policy=ado from those at the last refit; 1: no bound",
-        above=0.0, high=1.0, kind=float, resume="free",
+        above=0.0, high=1.0, kind=float, resume="free", before=1.0,
     )
-    min_share: float | None = option(None, "δ, least share of a domain", low=0.0, high=1.0, kind=float)
-    min_share_factor: float | None = option(None, "c of δ_K = min(δ, c/K); 0: δ_K = δ", low=0.0, high=1.0, kind=float)
-    max_share: float | None = option(None, "greatest share of a domain", above=0.0, high=1.0, kind=float)
-    start_step: int | None = option(
+    min_share: float = option(None, "δ, least share of a domain", low=0.0, high=1.0, kind=float)
+    min_share_factor: float = option(None, "c of δ_K = min(δ, c/K); 0: δ_K = δ", low=0.0, high=1.0, kind=float)
+    max_share: float = option(None, "greatest share of a domain", above=0.0, high=1.0, kind=float)
+    start_step: int = option(
         None, "first step with a refit and with weights other than the prior",
         low=0, kind=int, resume="free",
     )

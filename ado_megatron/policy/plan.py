@@ -64,17 +64,19 @@ class PlanPolicy:
 
     def constant_until(self, state: PolicyState, laws: Laws | None, stop: int) -> int:
         """As of AdoPolicy: to the end, unless the next step is the first under its laws."""
-        if self._decides(laws, state.step) and self._digest(laws) != state.solved_for:
+        if laws is None:
+            return stop
+        if self._decides(state.step) and self._digest(laws) != state.solved_for:
             return min(state.step + 1, stop)
-        if laws is not None and state.step < self.config.start_step:
+        if state.step < self.config.start_step:
             return min(self.config.start_step + 1, stop)
         return stop
 
     def step(self, state: PolicyState, laws: Laws | None, counts_K: ArrayLike) -> PolicyState:
         """As of AdoPolicy. Solves only where the laws, or the options, are not those that were solved for."""
-        acts = self._decides(laws, state.step)
+        acts = self._decides(state.step)
         state = state.after(counts_K)
-        if not acts or (digest := self._digest(laws)) == state.solved_for:
+        if laws is None or not acts or (digest := self._digest(laws)) == state.solved_for:
             return state
         state = dataclasses.replace(state, solved_for=digest, anchor_K=state.base_K)
         left = self.context.samples_left(state.step, float(state.samples_K.sum()))
@@ -90,8 +92,8 @@ class PlanPolicy:
         """`step` over several blocks before `constant_until`: the same state, bit for bit."""
         return state.after(counts_SxK.sum(axis=0), len(counts_SxK))
 
-    def _decides(self, laws: Laws | None, block: int) -> bool:
-        return laws is not None and block >= self.config.start_step
+    def _decides(self, block: int) -> bool:
+        return block >= self.config.start_step
 
     def decide(self, laws: Laws, samples_K: np.ndarray, anchor_K: np.ndarray, left: float) -> Decision:
         """The weights for the `left` samples to come, after samples_K at the weights anchor_K. Raises nothing."""

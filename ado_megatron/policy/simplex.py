@@ -17,7 +17,7 @@ def project(p_K, lower_K, upper_K) -> np.ndarray:
     piece, interpolate. O(K log K), exact. Raises ValueError when no such q exists.
     """
     p_K, lower_K, upper_K = _checked(p_K, lower_K, upper_K)
-    t = _root(np.concatenate([lower_K - p_K, upper_K - p_K]), lambda t: _clip(p_K + t, lower_K, upper_K).sum(-1))
+    t = _root(np.concatenate([lower_K - p_K, upper_K - p_K]), lambda t: _clip(p_K + t, lower_K, upper_K).sum(-1), 0.0)
     return _settle(_clip(p_K + t, lower_K, upper_K), lower_K, upper_K)
 
 
@@ -29,15 +29,17 @@ def project_proportional(p_K, lower_K, upper_K) -> np.ndarray:
     """
     p_K, lower_K, upper_K = _checked(p_K, lower_K, upper_K)
     positive_K = p_K > _NOTHING
-    p_K = np.where(positive_K, p_K, 0.0)
-    reach = np.where(positive_K, upper_K, lower_K).sum()
+    reach, scaled = upper_K.sum(), (p_K, lower_K, upper_K)
+    if not positive_K.all():
+        p_K = np.where(positive_K, p_K, 0.0)
+        reach = np.where(positive_K, upper_K, lower_K).sum()
+        scaled = (p_K[positive_K], lower_K[positive_K], upper_K[positive_K])
     if reach < 1.0:
         return project(p_K, lower_K, upper_K)
-    p_positive = p_K[positive_K]
     with np.errstate(over="ignore"):
-        kinks = np.concatenate([lower_K[positive_K] / p_positive, upper_K[positive_K] / p_positive])
+        kinks = np.concatenate([scaled[1] / scaled[0], scaled[2] / scaled[0]])
     kinks = kinks[np.isfinite(kinks)]
-    scale = _root(kinks, lambda s: _clip(s * p_K, lower_K, upper_K).sum(-1))
+    scale = _root(kinks, lambda s: _clip(s * p_K, lower_K, upper_K).sum(-1), 1.0)
     q_K = _clip(scale * p_K, lower_K, upper_K)
     if abs(q_K.sum() - 1.0) > 1e-9:  # shares too far apart in size to be scaled together
         return project(p_K, lower_K, upper_K)
@@ -73,12 +75,12 @@ def _clip(x_K, lower_K, upper_K):
     return np.minimum(np.maximum(x_K, lower_K), upper_K)
 
 
-def _root(kinks, total):
+def _root(kinks, total, guess):
     """The x with total(x) = 1 for an increasing function that is linear between kinks.
 
     It lies between the last kink of a total below 1 and the first of one that is not. total is increasing in float64,
     too (each operation rounds monotonically), so those two are the same however they are found: few kinks are all
-    tried at once, many are bisected.
+    tried at once, many are searched from `guess` outwards and then bisected.
     """
     kinks = np.sort(kinks)
     if kinks.size <= _FEW:
@@ -89,11 +91,17 @@ def _root(kinks, total):
             return kinks[-1]
         high = int(np.searchsorted(total_N, 1.0))
         return _between(kinks[high - 1], kinks[high], total_N[high - 1], total_N[high])
-    low, high = 0, kinks.size - 1
-    if total(kinks[low]) >= 1.0:
-        return kinks[low]
-    if total(kinks[high]) <= 1.0:
-        return kinks[high]
+    last = kinks.size - 1
+    if total(kinks[0]) >= 1.0:
+        return kinks[0]
+    if total(kinks[last]) <= 1.0:
+        return kinks[last]
+    low = high = min(max(int(np.searchsorted(kinks, guess)), 1), last)
+    reach = 1
+    while total(kinks[high]) < 1.0:
+        low, high, reach = high, min(high + reach, last), 2 * reach
+    while low == high or total(kinks[low]) >= 1.0:
+        low, high, reach = max(low - reach, 0), low, 2 * reach
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if total(kinks[middle]) < 1.0 else (low, middle)

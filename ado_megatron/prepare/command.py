@@ -11,25 +11,41 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
-import shutil
-import tempfile
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from ado_megatron.errors import UserError
 from ado_megatron.option_fields import Parser
 from ado_megatron.prepare.documents import Demo, Files, digest, in_validation
-from ado_megatron.prepare.domain_writer import DomainWriter, Split
+from ado_megatron.prepare.domain_writer import DomainWriter, OneDocument, Split
 from ado_megatron.prepare.encode import Encoder
+from ado_megatron.prepare.output import (
+    MANIFEST,
+    check_output,
+    partial_directory,
+    publish,
+    recipe,
+    sweep,
+    table,
+    too_few_held_out,
+    write_blends,
+)
 from ado_megatron.prepare.tokenizer import TokenizerFile, load, train_sentencepiece
 
-MANIFEST = "manifest.json"
-DEMO = dict(vocab_size=2048, validation=0.08, sample_chars=1_600_000)
+DEMO = dict(vocab_size=2048, validation=0.08, sample_chars=1_600_000, validation_tokens=0)
+DEFAULTS = dict(vocab_size=32000, validation=0.01, sample_chars=20_000_000, validation_tokens=4096)
+LOG = logging.getLogger(__name__)
 
-def new_writer(name: str, folder: Path, vocab_size: int, fraction: float, dedupe: bool) -> DomainWriter:
+def new_writer(name: str, folder: Path, vocab_size: int, options: argparse.Namespace) -> DomainWriter:
+    """A writer of megatron-core's files for one domain, with ids as small as the vocabulary allows."""
     import warnings
 
     with warnings.catch_warnings():  # megatron-core's remarks on what it would use on a GPU
@@ -41,11 +57,14 @@ def new_writer(name: str, folder: Path, vocab_size: int, fraction: float, dedupe
         prefix = folder / f"{name}{suffix}_text_document"
         return Split(prefix, IndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype))
 
-    return DomainWriter(name, split(""), split("_valid"), fraction, dedupe)
+    return DomainWriter(
+        name, split(""), split("_valid"), options.validation, options.dedupe, options.validation_tokens
+    )
 
 
 def sample_texts(sources: Sequence[Demo | Files], chars: int, validation: float) -> Iterator[str]:
-    """Text to train a tokenizer on: the head of each domain, equal parts, without the documents held out."""
+    """Text to train a tokenizer on: the head of each domain, equal parts, without the documents held out by
+    their digests (the few more of --validation-tokens are not known yet)."""
     for source in sources:
         left = chars // len(sources)
         for text, _ in source:
@@ -56,8 +75,10 @@ def sample_texts(sources: Sequence[Demo | Files], chars: int, validation: float)
                 break
 
 
-def write_domains(sources, definition: TokenizerFile, folder: Path, options: argparse.Namespace) -> list[dict]:
-    """Encode every source into `folder`; one summary a domain."""
+def write_domains(
+    sources: Sequence[Demo | Files], definition: TokenizerFile, folder: Path, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Encode every source into `folder`; one summary a domain. Raises UserError, and OSError on a full disk."""
     from tqdm import tqdm
 
     vocab_size = definition.open().vocab_size
@@ -69,13 +90,13 @@ def write_domains(sources, definition: TokenizerFile, folder: Path, options: arg
             before = 0
             for source in sources:
                 bar.set_postfix_str(source.name)
-                writer = new_writer(source.name, folder, vocab_size, options.validation, options.dedupe)
+                writer = new_writer(source.name, folder, vocab_size, options)
                 with closing(writer):
                     for encoded, position in encoder(source):
                         for key, ids in encoded:
                             writer.add(key, ids)
                         bar.update(before + position - bar.n)
-                    writer.finish()
+                    _finish(writer, source)
                 before += source.total_bytes()
                 summaries.append({**writer.summary(), "bytes": source.total_bytes()})
     finally:
@@ -83,27 +104,18 @@ def write_domains(sources, definition: TokenizerFile, folder: Path, options: arg
     return summaries
 
 
-def write_blends(folder: Path, final: Path, summaries: list[dict]) -> None:
-    """blend.txt and valid_blend.txt in the form of --data-args-path; the weights are the shares of the tokens."""
-    for file, side in (("blend.txt", ""), ("valid_blend.txt", "valid_")):
-        prefix, tokens = f"{side}prefix", f"{side}tokens"
-        total = sum(summary[tokens] for summary in summaries)
-        words = [f"{summary[tokens] / total:.6f} {final / summary[prefix]}" for summary in summaries]
-        (folder / file).write_text(" ".join(words) + "\n")
-
-
-def table(summaries: list[dict]) -> str:
-    total = sum(summary["tokens"] for summary in summaries)
-    lines = [f"{'domain':<16}{'documents':>10}{'tokens':>14}{'share':>8}{'held out':>10}{'copies':>8}"]
-    for s in summaries:
-        lines.append(
-            f"{s['name']:<16}{s['documents']:>10,}{s['tokens']:>14,}{s['tokens'] / total:>8.1%}"
-            f"{s['valid_tokens']:>10,}{s['duplicates']:>8,}"
-        )
-    return "\n".join(lines)
+def _finish(writer: DomainWriter, source: Demo | Files) -> None:
+    """Write the indices; of a single document, say what helps."""
+    try:
+        writer.finish()
+    except OneDocument as error:
+        if source.can_be_cut():
+            raise UserError(f"{error} (a smaller --document-chars cuts a text file into more)") from error
+        raise UserError(f"{error} (text files are cut at line ends, and there is none in it)") from error
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line; its complaints are UserErrors."""
     p = Parser(prog="ado-megatron prepare", description=__doc__.split("\n\n")[0])
     add = p.add_argument
     add("--domain", action="append", default=[], metavar="NAME=PATH",
@@ -118,6 +130,8 @@ def parser() -> argparse.ArgumentParser:
     add("--vocab-size", type=int, help="pieces of a trained tokenizer; default 32000 (demo 2048)")
     add("--sample-chars", type=int, help="characters to train a tokenizer on; default 20000000")
     add("--validation", type=float, help="share of the documents held out; default 0.01 (demo 0.08)")
+    add("--validation-tokens", type=int,
+        help="hold out this many tokens of each domain, though of a small one at most a tenth; default 4096 (demo 0)")
     add("--dedupe", action=argparse.BooleanOptionalAction, default=True, help="drop exact copies inside a domain")
     add("--text-key", default="text", help="key of the text in a JSON line; default text")
     add("--suffix", action="append", default=[], metavar=".EXT", help="files to read as text beside .txt")
@@ -127,8 +141,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options, with defaults and checked. Raises UserError."""
     options = parser().parse_args(argv)
-    defaults = DEMO if options.demo else dict(vocab_size=32000, validation=0.01, sample_chars=20_000_000)
+    defaults = DEMO if options.demo else DEFAULTS
     for name, value in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -139,13 +154,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for suffix in options.suffix:
         if not re.fullmatch(r"\.[\w.]+", suffix):
             raise UserError(f"--suffix {suffix} is no file ending such as .md")
+    if options.validation_tokens < 0:
+        raise UserError(f"--validation-tokens {options.validation_tokens} must not be negative")
     for name in ("vocab_size", "sample_chars", "document_chars", "workers"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be at least 1")
     return options
 
 
-def find_sources(options: argparse.Namespace) -> list[Demo | Files]:
+def find_sources(options: argparse.Namespace) -> Sequence[Demo | Files]:
+    """The domains that the options name. Raises UserError."""
     if options.demo:
         from ado_megatron.prepare.corpora import demo_domains
 
@@ -165,77 +183,69 @@ def find_sources(options: argparse.Namespace) -> list[Demo | Files]:
     return sources
 
 
-def recipe(options: argparse.Namespace) -> dict:
-    """What decides the output, for --reuse."""
-    left_out = ("out", "overwrite", "reuse", "workers")
-    return {name: value for name, value in sorted(vars(options).items()) if name not in left_out}
-
-
-def check_output(out: Path, options: argparse.Namespace) -> bool:
-    """True when `out` is to be kept as it is (--reuse). UserError when it may not be written."""
-    if re.search(r"\s", str(out)):
-        raise UserError(f"--out {out}: a blend file separates paths by white space, so choose a path without any")
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return False
-    manifest = out / MANIFEST
-    if not manifest.is_file():
-        raise UserError(f"--out {out} exists and was not made by prepare; choose another directory")
-    if options.reuse and json.loads(manifest.read_text()).get("recipe") == recipe(options):
-        return True
-    if not options.overwrite:
-        raise UserError(f"--out {out} holds prepared data already; choose another directory or add --overwrite")
-    return False
-
-
-def publish(folder: Path, out: Path) -> None:
-    """Put the finished directory in its place; what stood there goes away only after that."""
-    old = None
-    if out.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent)) / "data"
-        out.rename(old)
-    folder.rename(out)
-    if old is not None:
-        shutil.rmtree(old.parent)
-
-
 def prepare(options: argparse.Namespace) -> Path:
-    """Run the whole of it; returns the output directory."""
+    """Run the whole of it; returns the output directory. Raises UserError, after which nothing is left behind."""
     out = Path(options.out).expanduser().resolve()
+    sweep(out)
     if check_output(out, options):
         print(f"{out} is already prepared as asked")
         return out
     sources = find_sources(options)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
     try:
-        folder.chmod(0o755)  # mkdtemp is private; other users' training jobs read the data
-        if options.tokenizer:
-            definition = load(options.tokenizer, options.eod)
-        else:
-            print(f"training a tokenizer of {options.vocab_size} pieces", flush=True)
-            sample = sample_texts(sources, options.sample_chars, options.validation)
-            definition = train_sentencepiece(sample, options.vocab_size)
-        (folder / definition.file_name).write_bytes(definition.data)
-        summaries = write_domains(sources, definition, folder, options)
-        write_blends(folder, out, summaries)
-        tokenizer = definition.open()
-        manifest = {
-            "version": 1,
-            "domains": summaries,
-            "tokenizer": definition.file_name,
-            "vocab_size": tokenizer.vocab_size,
-            "eod_id": tokenizer.eod_id,
-            "recipe": recipe(options),
-        }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        publish(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with partial_directory(out) as folder:
+            definition = _tokenizer(options, sources)
+            (folder / definition.file_name).write_bytes(definition.data)
+            summaries = write_domains(sources, definition, folder, options)
+            write_blends(folder, out, summaries)
+            _write_manifest(folder, definition, summaries, options)
+            publish(folder, out)
+    except OSError as error:  # what cannot be read is a UserError already
+        reason = error.strerror or str(error)
+        raise UserError(f"--out {out} cannot be written: {reason}; nothing was changed there") from error
     print(table(summaries))
+    for sentence in too_few_held_out(summaries, options.validation_tokens):
+        LOG.warning("%s", sentence)
     print(f"blend for --data-args-path: {out / 'blend.txt'}")
     return out
 
 
+def _tokenizer(options: argparse.Namespace, sources: Sequence[Demo | Files]) -> TokenizerFile:
+    """The user's tokenizer, or one trained on the head of each domain."""
+    if options.tokenizer:
+        return load(options.tokenizer, options.eod)
+    print(f"training a tokenizer of {options.vocab_size} pieces", flush=True)
+    sample = sample_texts(sources, options.sample_chars, options.validation)
+    return train_sentencepiece(sample, options.vocab_size)
+
+
+def _write_manifest(
+    folder: Path, definition: TokenizerFile, summaries: list[dict[str, Any]], options: argparse.Namespace
+) -> None:
+    tokenizer = definition.open()
+    manifest = {
+        "version": 1,
+        "domains": summaries,
+        "tokenizer": definition.file_name,
+        "vocab_size": tokenizer.vocab_size,
+        "eod_id": tokenizer.eod_id,
+        "recipe": recipe(options),
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    """On SIGTERM: leave as on Ctrl-C, so that workers and the partial directory go, and exit with 143."""
+    raise SystemExit(128 + number)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    prepare(parse(argv))
+    """Exit code of `ado-megatron prepare`; argv: the words after it. Raises UserError."""
+    options = parse(argv)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
+    try:
+        prepare(options)
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
     return 0

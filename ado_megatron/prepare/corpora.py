@@ -27,10 +27,12 @@ SKIP = {"__pycache__", "idlelib", "pydoc_data", "turtledemo", "encodings", "test
 
 
 def site_packages() -> Path:
+    """Where the installed packages lie."""
     return Path(sysconfig.get_paths()["purelib"])
 
 
 def stdlib() -> Path:
+    """Where the standard library lies."""
     return Path(sysconfig.get_paths()["stdlib"])
 
 
@@ -61,13 +63,14 @@ def code_and_docstrings(path: Path) -> tuple[str, tuple[str, ...]]:
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
         return "", ()
-    docs, dropped = [], set()
+    docs: list[str] = []
+    dropped: set[int] = set()
     for node in ast.walk(tree):
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module, ast.AsyncFunctionDef)):
             continue
         doc = ast.get_docstring(node)
         if doc is not None:
-            dropped.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+            dropped.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
             if len(doc) > 200:
                 docs.append(doc + "\n\n")
     kept = (
@@ -79,6 +82,7 @@ def code_and_docstrings(path: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def python_files() -> Iterator[Path]:
+    """Source files of the standard library and of large packages."""
     packages = ("torch/nn", "torch/optim", "torch/distributed", "torch/utils", "torch/_dynamo", "networkx", "scipy")
     roots = [(stdlib(), SKIP), *((site_packages() / package, SKIP) for package in packages)]
     for root, skip in roots:
@@ -86,34 +90,40 @@ def python_files() -> Iterator[Path]:
 
 
 def python() -> Iterator[str]:
+    """Python code without docstrings and comments, a document a file."""
     paths = list(python_files())
     random.Random(3).shuffle(paths)  # packages interleaved, so that a cap cuts none of them off
     return (code_and_docstrings(path)[0] for path in paths)
 
 
 def docstrings() -> Iterator[str]:
+    """The long docstrings of the same files and of sympy."""
     paths = [*python_files(), *files(site_packages() / "sympy", (".py",), {"tests"})]
     random.Random(4).shuffle(paths)
     return (doc for path in paths for doc in code_and_docstrings(path)[1])
 
 
 def sympy_tests() -> Iterator[str]:
+    """Code of sympy's tests: formulas."""
     return (code_and_docstrings(p)[0] for p in files(site_packages() / "sympy", (".py",)) if p.parent.name == "tests")
 
 
 def cpp_headers() -> Iterator[str]:
+    """C++ headers of torch without comments."""
     for path in files(site_packages() / "torch" / "include", (".h", ".hpp", ".cuh")):
         text = re.sub(r"/\*.*?\*/", "", read(path), flags=re.S)
         yield "".join(f"{line}\n" for line in text.split("\n") if line.strip() and not line.lstrip().startswith("//"))
 
 
 def decimal_tests() -> Iterator[str]:
+    """Test cases of decimal arithmetic, a hundred lines a document."""
     for path in files(stdlib() / "test" / "decimaltestdata", (".decTest",)):
         lines = [line for line in read(path).split("\n") if line.strip() and not line.startswith("--")]
         yield from ("\n".join(lines[at : at + 100]) + "\n" for at in range(0, len(lines), 100))
 
 
 def unicode_names() -> Iterator[str]:
+    """Lines of a table of characters, shuffled."""
     dull = ("CJK", "HANGUL SYLL", "YI SYLL", "EGYPTIAN", "CUNEIFORM", "TANGUT", "BAMUM", "ANATOLIAN")
     lines = []
     for code in range(0x20, 0x20000):
@@ -127,6 +137,7 @@ def unicode_names() -> Iterator[str]:
 
 
 def arithmetic() -> Iterator[str]:
+    """Sums, differences and products of numbers up to 999, made up."""
     draw = random.Random(1)
     operations = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 
@@ -154,10 +165,12 @@ def licences() -> Iterator[str]:
 
 
 def stubs() -> Iterator[str]:
+    """Type stubs of torch and numpy."""
     return (read(path) for package in ("torch", "numpy") for path in files(site_packages() / package, (".pyi",)))
 
 
 def codecs() -> Iterator[str]:
+    """Tables of character encodings."""
     return (read(path) for path in files(stdlib() / "encodings", (".py",)))
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,11 @@ class TokenizerFile:
 
     @property
     def file_name(self) -> str:
+        """What the file is called in a prepared directory."""
         return "tokenizer.model" if self.kind == "sentencepiece" else "tokenizer.json"
 
     def open(self) -> Tokenizer:
+        """The tokenizer itself. Raises UserError without an end-of-document token."""
         return Tokenizer(self)
 
 
@@ -54,7 +56,7 @@ def load(path: str, eod: str | None = None) -> TokenizerFile:
 class Tokenizer:
     """An opened tokenizer: `vocab_size`, `eod_id`, `encode(text) -> int32 array`."""
 
-    def __init__(self, definition: TokenizerFile):
+    def __init__(self, definition: TokenizerFile) -> None:
         if definition.kind == "sentencepiece":
             self._open_sentencepiece(definition)
         else:
@@ -70,7 +72,7 @@ class Tokenizer:
             raise UserError(
                 f"the sentencepiece model has no end-of-document token {definition.eod or '</s>'}; name one with --eod"
             )
-        self._ids = processor.encode
+        self._ids: Callable[[str], list[int]] = processor.encode
 
     def _open_huggingface(self, definition: TokenizerFile) -> None:
         try:
@@ -87,6 +89,7 @@ class Tokenizer:
         self._ids = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode(self, text: str) -> np.ndarray:
+        """Token ids of one document and the end-of-document id, int32."""
         text = text.encode("utf-8", "replace").decode()  # a lone surrogate out of JSON has no bytes of its own
         return np.asarray([*self._ids(text), self.eod_id], dtype=np.int32)
 

@@ -6,21 +6,27 @@ The losses are those of the recorded run: they were measured under the weights t
 which weights the policy answers with, not what training on them would have given.
 """
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ado_megatron import profiles
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
+from ado_megatron.option_fields import Parser
 from ado_megatron.policy import PolicyContext, make_policy
 from ado_megatron.replay.trace import Trace, read_trace
 from ado_megatron.scaling_law.history import LossHistory
 from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.scaling_law.smoothing import fit_history
+from ado_megatron.tables import text_table
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,10 @@ def replay(trace: Trace, config: AdoConfig) -> Replay:
                                                num_blocks=len(trace.counts_TxK), seed=config.seed))
     history = LossHistory(trace.prior_K.size, config)
     given = None
-    if trace.law_steps_R is not None:
+    if trace.law_steps_R is not None and trace.laws_RxKx3 is not None:
         given = dict(zip(trace.law_steps_R.tolist(), trace.laws_RxKx3, strict=True))
-    state, laws = policy.initial_state(), None
+    state = policy.initial_state()
+    laws: Laws | None = None
     weights_TxK, steps, fits = np.zeros(trace.loss_TxK.shape), [], []
     samples_K = np.zeros(trace.prior_K.size, np.int64)
     for t, (counts_K, loss_K) in enumerate(zip(trace.counts_TxK, trace.loss_TxK, strict=True)):
@@ -75,14 +82,17 @@ def static_mixture(result: Replay) -> np.ndarray:
     return np.concatenate([result.initial_K[None], result.weights_TxK[:-1]]).mean(0)
 
 
-def data_path(trace: Trace, weights_K) -> str:
+def data_path(trace: Trace, weights_K: np.ndarray) -> str:
     """Weights as Megatron's --data-path takes them: "w1 prefix1 w2 prefix2 …"; names where no prefix is known."""
     names_K = trace.prefixes_K or trace.names_K
     return " ".join(f"{weight:.6f} {name}" for weight, name in zip(weights_K, names_K, strict=True))
 
 
-def parse_variant(text: str, base: dict) -> tuple[str, AdoConfig]:
-    """(label, config) of "PROFILE" or "PROFILE:option=value,option=value"; `base` are options for every variant."""
+def parse_variant(text: str, base: dict[str, Any]) -> tuple[str, AdoConfig]:
+    """(label, config) of "PROFILE" or "PROFILE:option=value,option=value"; `base` are options for every variant.
+
+    Raises UserError for an unknown profile or option, and for a value outside its range.
+    """
     name, _, overrides = text.partition(":")
     values = base | {"profile": name}
     kinds = {spec.name: spec.metadata["kind"] for spec in dataclasses.fields(AdoConfig)}
@@ -95,7 +105,7 @@ def parse_variant(text: str, base: dict) -> tuple[str, AdoConfig]:
     return text, AdoConfig(**values)
 
 
-def _parsed(kind, value, text):
+def _parsed(kind: type, value: str, text: str) -> Any:
     if kind is bool:
         if value.lower() not in ("true", "false", "1", "0", "yes", "no"):
             raise UserError(f"--profile {text}: {value!r} is neither true nor false")
@@ -108,19 +118,19 @@ def _parsed(kind, value, text):
 
 def _save(path: str, results: dict[str, Replay]) -> None:
     """The arrays of the contract for the first variant; with several, those of each under LABEL/ too."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for label, result in results.items():
         for name in ("weights_TxK", "law_steps_R", "laws_RxKx3", "objective_RxK"):
             arrays.setdefault(name, getattr(result, name))
             if len(results) > 1:
                 arrays[f"{label.replace('/', '_')}/{name}"] = getattr(result, name)
     with open(path, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes names for its own options
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ado-megatron replay", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="ado-megatron replay", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trace", help=".npz trace, metrics.jsonl, or run directory")
     parser.add_argument("--profile", action="append", metavar="P[:option=value,…]",
                         help="a profile with option overrides; give it several times to compare [ado]")
@@ -134,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns 0; raises UserError for a bad trace or option."""
     args = _parser().parse_args(argv)
     trace = read_trace(args.trace)
@@ -145,22 +155,41 @@ def main(argv=None) -> int:
         recorded = trace.options if text.partition(":")[0] == "released" else {}
         label, config = parse_variant(text, recorded | asked)
         results[label] = replay(trace, config)
-    if args.out:
-        _save(args.out, results)
-    if args.plot:
-        from ado_megatron.replay.plot import draw  # matplotlib is slow to import and not needed otherwise
-
-        draw(args.plot, trace, results)
+    try:
+        if args.out:
+            _save(args.out, results)
+        if args.plot:
+            _draw(args.plot, trace, results)
+    except OSError as error:
+        path = error.filename or args.out or args.plot
+        raise UserError(f"{path} cannot be written ({error.strerror}); give another path") from error
     for label, result in results.items():
-        if args.export_static:
-            print(data_path(trace, static_mixture(result)))
-            continue
-        last = result.fits_R[-1] if result.fits_R else None
-        print(f"{label}: {len(result.weights_TxK)} steps, {len(result.fits_R)} refits")
-        for k, name in enumerate(trace.names_K):
-            note = last.reason_K[k] if last is not None else "no law"
-            print(f"  {name:24} prior {trace.prior_K[k]:.4f}  last {result.weights_TxK[-1, k]:.4f}  {note}")
+        print(data_path(trace, static_mixture(result)) if args.export_static else summary(label, trace, result))
     return 0
+
+
+def _draw(path: str, trace: Trace, results: dict[str, Replay]) -> None:
+    try:
+        from ado_megatron.replay.plot import draw  # matplotlib is slow to import and not needed otherwise
+    except ImportError as error:
+        raise UserError("--plot needs matplotlib: pip install 'ado-megatron[report]'") from error
+    try:
+        draw(path, trace, results)
+    except ValueError as error:
+        raise UserError(f"--plot {path}: {error}") from error
+
+
+def summary(label: str, trace: Trace, result: Replay) -> str:
+    """What a variant did, in a line and a table."""
+    last = result.fits_R[-1] if result.fits_R else None
+    columns = [
+        ("  domain", [f"  {name}" for name in trace.names_K]),
+        ("prior", [f"{weight:.4f}" for weight in trace.prior_K]),
+        ("last", [f"{weight:.4f}" for weight in result.weights_TxK[-1]]),
+        ("last fit", ["no law"] * len(trace.names_K) if last is None else last.reason_K),
+    ]
+    head = f"{label}: {len(result.weights_TxK)} steps, {len(result.fits_R)} refits"
+    return head + "\n" + text_table(columns, {"  domain", "last fit"})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """`ado-megatron report RUN`: a table of the domains, a picture, and one HTML page that needs nothing else."""
+
 from __future__ import annotations
 
 import argparse
@@ -7,11 +8,13 @@ from pathlib import Path
 
 from ado_megatron.errors import UserError
 from ado_megatron.option_fields import Parser
-from ado_megatron.report.data import read_run
-from ado_megatron.report.table import columns, comparable, comparison_text, text_table
+from ado_megatron.report.read import read_run
+from ado_megatron.report.table import LEFT, columns, comparable, comparison_text, gap_lines
+from ado_megatron.tables import text_table
 
 
 def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     p = Parser(prog="ado-megatron report", description="A table, a picture and a self-contained HTML page of a run.")
     p.add_argument("run", metavar="RUN", help="run directory")
     p.add_argument("--compare", metavar="RUN", help="a second run, plotted beside the first (a static arm)")
@@ -20,12 +23,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table, write the picture and the page. Returns 0; UserError for a run that cannot be read."""
     options = parser().parse_args(argv)
     run = read_run(options.run)
     other = read_run(options.compare) if options.compare else None
     if other is not None:
         comparable(run, other)
-    print(text_table(columns(run)))
+    print("\n".join([text_table(columns(run), LEFT), *gap_lines(run)]))
     if other is not None:
         print("\n" + "\n".join(comparison_text(run, other)))
     out = Path(options.out).expanduser() if options.out else run.path / "ado"
@@ -36,8 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ado_megatron.report.figures import save_overview
     from ado_megatron.report.html import save_page
 
-    out.mkdir(parents=True, exist_ok=True)
-    save_overview(run, other, out / "report.png")
-    save_page(run, other, out / "report.html")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        save_overview(run, other, out / "report.png")
+        save_page(run, other, out / "report.html")
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}); give another place with --out") from error
     print(f"\nreport: {out.resolve() / 'report.html'} (picture: {out.resolve() / 'report.png'})")
     return 0

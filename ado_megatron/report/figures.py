@@ -2,11 +2,13 @@
 
 Legend: K domains, S logging intervals, R refits.
 """
+
 from __future__ import annotations
 
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,7 +23,7 @@ from ado_megatron.scaling_law.laws import Laws
 MOST_POINTS = 400  # intervals drawn at most
 MOST_PANELS = 24  # domains with a panel of their own
 GREY = "#8a8f98"
-STYLE = {
+STYLE: dict[str, Any] = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10,
     "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.edgecolor": "#c3c7cd", "axes.labelcolor": "#4a4f57",
     "xtick.color": "#4a4f57", "ytick.color": "#4a4f57", "axes.grid": True, "grid.color": "#eceef1",
@@ -32,10 +34,10 @@ percent = FuncFormatter(lambda value, _: f"{100 * value:g} %")
 plain = FuncFormatter(lambda value, _: f"{value:g}")
 
 
-def colors(num: int) -> list:
+def colors(num: int) -> list[tuple[float, ...]]:
     """One colour a domain: nine distinct ones, then around the wheel. Grey is the other run's."""
     if num <= 9:
-        return [color for k, color in enumerate(matplotlib.colormaps["tab10"].colors) if k != 7][:num]
+        return [color for k, color in enumerate(matplotlib.colormaps["tab10"](range(10))) if k != 7][:num]
     return [matplotlib.colormaps["hsv"](k / num) for k in range(num)]
 
 
@@ -89,7 +91,7 @@ def draw_weights(axes: Axes, run: Run, other: Run | None) -> None:
                          columnspacing=1.0)  # fmt: skip
     for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True):
         if text.get_text() == "now":  # of all colours, not of the first domain's
-            handle.set_facecolor("#333333")
+            handle.set_facecolor("#333333")  # type: ignore[union-attr]  # of a scatter plot it is a collection
 
 
 def draw_domain(axes: Axes, run: Run, k: int, other: Run | None, *, detail: bool = True) -> None:
@@ -100,7 +102,7 @@ def draw_domain(axes: Axes, run: Run, k: int, other: Run | None, *, detail: bool
         axes.plot(other.step_S, other.loss_SxK[:, k], ".", color=GREY, markersize=2.5, alpha=0.6)
         losses.append(other.loss_SxK[:, k])
     axes.plot(run.step_S, run.loss_SxK[:, k], ".", color=color, markersize=3.5, alpha=0.75)
-    law_SxK = Laws.given(run.laws().law_Kx3).loss(run.n_SxK)
+    law_SxK = run.laws().loss(run.law_n_SxK)
     if np.isfinite(law_SxK[:, k]).any():
         used = run.step_S > run.config.ignore_steps
         axes.plot(run.step_S[used], law_SxK[used, k], color="#1a1a1a", linewidth=1.3)
@@ -153,7 +155,10 @@ def figure_speed(run: Run) -> Figure | None:
     if not fits:
         return None
     at = np.clip(np.searchsorted(run.step_S, [fit.step for fit in fits]), 0, len(run.step_S) - 1)
-    speed_RxK = np.array([Laws.given(fit.law_Kx3).speed(run.n_SxK[s]) for fit, s in zip(fits, at, strict=True)])
+    speed_RxK = np.array([
+        Laws.given(fit.law_Kx3, fit.transfer_K).speed(run.n_SxK(fit.law_Kx3, fit.transfer_K)[s])
+        for fit, s in zip(fits, at, strict=True)
+    ])  # fmt: skip
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     axes = figure.subplots()
     for k in by_weight(run):
@@ -189,6 +194,7 @@ def figure_credit(run: Run) -> Figure | None:
 
 
 def figure_weights(run: Run, other: Run | None) -> Figure:
+    """Prior, mean and weights now, a row a domain; beside them what the other run drew."""
     figure = Figure(figsize=(12, 1.4 + 0.28 * len(run.names_K)), layout="constrained")
     draw_weights(figure.subplots(), run, other)
     return figure
@@ -245,7 +251,8 @@ def overview(run: Run, other: Run | None) -> Figure:
     across = min(4, len(shown))
     down = math.ceil(len(shown) / across)
     figure = Figure(figsize=(12, 3.9 + 1.9 * down), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[3.6, 0.3 + 1.9 * down])
+    rows = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.6, 0.3 + 1.9 * down])
+    top, bottom = rows[0, 0], rows[1, 0]
     left, right = top.subplots(1, 2, width_ratios=[1.9, 1])
     draw_mixture(left, run, "Mixture over the run (dashes: prior)")
     draw_legend(left, run)

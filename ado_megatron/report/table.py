@@ -2,20 +2,15 @@
 
 Legend: K domains.
 """
+
 from __future__ import annotations
 
-import io
-
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ado_megatron.blend.epoch_caps import forecast
 from ado_megatron.errors import UserError
 from ado_megatron.option_fields import names
 from ado_megatron.report.data import Run
-from ado_megatron.scaling_law.laws import Laws
 
 
 def law_text(run: Run, k: int) -> str:
@@ -42,7 +37,7 @@ def law_note(run: Run, k: int) -> str:
 
 def forecast_K(run: Run) -> np.ndarray:
     """What the law in force says the loss will be when n is twice what it is; nan without a law."""
-    return Laws.given(run.laws().law_Kx3).loss(2.0 * run.n_SxK[-1])
+    return run.laws().loss(2.0 * run.law_n_SxK[-1])
 
 
 def supply_columns(run: Run) -> list[tuple[str, list[str]]]:
@@ -99,17 +94,13 @@ CAUTION = (
 LEFT = {"domain", "law ε + β·n^−α", "last fit"}
 
 
-def text_table(table: list[tuple[str, list[str]]]) -> str:
-    """The table as plain text, as wide as it needs to be: a terminal wraps it, a pipe keeps it."""
-    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
-    for heading, _ in table:
-        grid.add_column(Text(heading), justify="left" if heading in LEFT else "right", no_wrap=True)
-    for row in zip(*(cells for _, cells in table), strict=True):
-        grid.add_row(*map(Text, row))
-    console = Console(file=io.StringIO(), width=1 << 16, color_system=None)
-    with console.capture() as captured:
-        console.print(grid)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+def gap_lines(run: Run) -> list[str]:
+    """What the run's file lacks, a line a gap; the sums of the table do not hold it."""
+    return [
+        f"{gap.records:,} record{'s' * (gap.records != 1)} of steps {gap.from_step:,} to {gap.step:,} could not be "
+        "written or read; tokens, n and losses leave them out"
+        for gap in run.gaps
+    ]
 
 
 def comparable(run: Run, other: Run) -> None:

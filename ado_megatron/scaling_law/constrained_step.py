@@ -24,7 +24,7 @@ def _faces(
     """
     places = [[place for place, there in enumerate((low and not box, low, True, high, high and not box)) if there]
               for low, high in zip(has_lower_3, has_upper_3, strict=True)]
-    groups = {}
+    groups: dict[tuple[bool, ...], list[tuple[int, ...]]] = {}
     for pattern in itertools.product(*places):
         groups.setdefault(tuple(place not in (1, 3) for place in pattern), []).append(pattern)
     return [(np.array(free), np.array(patterns)) for free, patterns in groups.items()]

@@ -140,7 +140,8 @@ def _laws(
         array[~finite_K] = np.nan
     stderr_Kx3 = np.sqrt(np.maximum(np.einsum("kii->ki", covariance_Kx3x3), 0.0))
     reasons = [reason or note for reason, note in zip(reasons, estimate.note_K, strict=True)]
-    return Laws(*theta_Kx3.T, objective_K=objective_K, ok_K=ok_K, points_K=points_K, rms_K=rms_K,
+    return Laws(theta_Kx3[:, 0], theta_Kx3[:, 1], theta_Kx3[:, 2],
+                objective_K=objective_K, ok_K=ok_K, points_K=points_K, rms_K=rms_K,
                 stderr_Kx3=stderr_Kx3, speed_stderr_K=speed_K, reason_K=reasons, transfer_K=estimate.transfer_K,
                 transfer_low_K=estimate.low_K, transfer_high_K=estimate.high_K, covariance_Kx3x3=covariance_Kx3x3)
 

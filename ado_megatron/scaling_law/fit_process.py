@@ -22,11 +22,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ado_megatron.npz import read_npz
 from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.scaling_law.options import LawOptions
 from ado_megatron.scaling_law.smoothing import fit_history
 
 _REQUEST, _OPTIONS, _RESULT, _ERRORS = "history.npz", "options.json", "laws.npz", "stderr.txt"
+MORE, MORE_RESULT = "more.npz", "more_result.npz"  # what another program does with the laws, and comes to
+PROGRAM = "ado_megatron.scaling_law.fit_process"
 _TRANSFER = "given_transfer_K"  # beside the history's arrays
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _swept: set[Path] = set()  # directories from which this process has removed what others left
@@ -41,6 +44,7 @@ class FitOutcome:
     reason: str
     seconds: float
     waited: float
+    more: dict[str, np.ndarray] | None = None  # what the program that used the laws came to, if it did
 
 
 class Fit:
@@ -48,14 +52,15 @@ class Fit:
 
     def __init__(
         self, history: Mapping[str, np.ndarray], options: LawOptions, transfer_K: ArrayLike | None = None, *,
-        directory: Path | None = None,
+        directory: Path | None = None, program: str = PROGRAM, more: Mapping[str, np.ndarray] | None = None,
     ):  # fmt: skip
         """Start it.
 
         history: the arrays of `LossHistory.cut`; with the options they decide the result, timing does not.
         transfer_K: s of each domain where the options leave it to a file. directory: where its files lie, such as the
         run's `ado/fits/` (made if need be); None: the system's temporary directory. What processes that are gone left
-        there is removed before the first fit.
+        there is removed before the first fit. program, more: a module that does something with the laws once they are
+        written (it calls `fit_in`), and its arrays.
         """
         self._started = time.monotonic()
         self._directory: Path | None = None
@@ -64,9 +69,11 @@ class Fit:
         try:
             self._directory = _new_directory(directory)
             arrays = dict(history) if transfer_K is None else {**history, _TRANSFER: np.asarray(transfer_K, np.float64)}
-            np.savez(self._directory / _REQUEST, **arrays)
+            np.savez(self._directory / _REQUEST, **arrays)  # type: ignore[arg-type]  # numpy's stub takes names for its own
             (self._directory / _OPTIONS).write_text(json.dumps(LawOptions.of(options).to_dict()))
-            self._process = _start(self._directory)
+            if more is not None:
+                np.savez(self._directory / MORE, **more)  # type: ignore[arg-type]  # as above
+            self._process = _start(self._directory, program)
         except Exception as error:  # whatever it is, the training goes on
             self._failure = f"it could not start: {_words(error)}"
 
@@ -85,16 +92,19 @@ class Fit:
                 reason = "" if status == 0 else f"its process ended with status {status}{self._last_words()}"
             except subprocess.TimeoutExpired:
                 reason = f"it took longer than {deadline:g} s"
-        if not reason:
+        more = None
+        if not reason and self._directory is not None:
             try:
                 # a file of our own: np.load leaves one open that is cut
                 with open(self._directory / _RESULT, "rb") as file, np.load(file, allow_pickle=False) as npz:
                     laws = Laws.from_arrays({name: npz[name] for name in npz.files})
+                if (self._directory / MORE_RESULT).exists():
+                    more = read_npz(self._directory / MORE_RESULT)
             except Exception as error:  # a file that is gone, cut or altered fails in many ways
                 reason = f"its laws cannot be read: {_words(error)}"
         self.cancel()
         now = time.monotonic()
-        return FitOutcome(laws, reason, now - self._started, now - asked)
+        return FitOutcome(laws, reason, now - self._started, now - asked, more)
 
     def cancel(self) -> None:
         """Stop the process if it still runs and remove its files."""
@@ -106,6 +116,8 @@ class Fit:
 
     def _last_words(self) -> str:
         """The last line that the child wrote, in brackets."""
+        if self._directory is None:
+            return ""
         try:
             lines = (self._directory / _ERRORS).read_text(errors="replace").strip().splitlines()
         except OSError:
@@ -148,27 +160,33 @@ def sweep(parent: Path) -> None:
             pass
 
 
-def _start(directory: Path) -> subprocess.Popen:
+def _start(directory: Path, program: str) -> subprocess.Popen:
     """The child, on one thread, without a GPU; what it prints goes to a file."""
     package_parent = str(Path(__file__).resolve().parents[2])
     environment = dict(os.environ, CUDA_VISIBLE_DEVICES="", **dict.fromkeys(_ONE_THREAD, "1"))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
     with open(directory / _ERRORS, "wb") as errors:
         return subprocess.Popen(
-            [sys.executable, "-m", "ado_megatron.scaling_law.fit_process", str(directory)],
+            [sys.executable, "-m", program, str(directory)],
             stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=environment,
         )  # fmt: skip
 
 
 def main(directory: str) -> None:
-    """The child: read the request in `directory`, fit, leave the result there."""
+    """The child: fit what `directory` asks for."""
     os.nice(10)  # the training comes first
-    folder = Path(directory)
+    fit_in(Path(directory))
+
+
+def fit_in(folder: Path) -> Laws:
+    """Read the request in `folder`, fit, leave the laws there, and return them."""
     options = LawOptions.from_dict(json.loads((folder / _OPTIONS).read_text()))
     with np.load(folder / _REQUEST, allow_pickle=False) as npz:
         history = {name: npz[name] for name in npz.files}
     transfer_K = history.pop(_TRANSFER, None)
-    np.savez(folder / _RESULT, **fit_history(history, options, transfer_K).to_arrays())
+    laws = fit_history(history, options, transfer_K)
+    np.savez(folder / _RESULT, **laws.to_arrays())  # type: ignore[arg-type]  # as above
+    return laws
 
 
 if __name__ == "__main__":

@@ -55,17 +55,40 @@ class LossHistory:
         loss_sum_K, tokens_K: sum of the token losses in nats and number of tokens; 0 tokens = absent.
         Raises ValueError when the step is not after the last one, or a shape is not K.
         """
-        arrays = [np.asarray(a, np.float64) for a in (n_K, samples_K, loss_sum_K, tokens_K)]
-        if any(array.shape != (self.num_domains,) for array in arrays):
+        n_1xK, loss_sum_1xK, tokens_1xK = (np.asarray(a, np.float64)[None] for a in (n_K, loss_sum_K, tokens_K))
+        if np.shape(samples_K) != (self.num_domains,):
             raise ValueError(f"step {step}: every array must have shape ({self.num_domains},)")
-        if step <= self.last_step:
-            raise ValueError(f"step {step} is not after step {self.last_step}")
-        n_K, _, loss_sum_K, tokens_K = arrays
-        self.last_step = int(step)
-        if self.binned:
-            self._append_bin(step, n_K, loss_sum_K, tokens_K)
-        else:
-            self._append_row(step, n_K, loss_sum_K, tokens_K)
+        self.extend(np.array([step]), n_1xK, loss_sum_1xK, tokens_1xK)
+
+    def extend(
+        self, step_T: np.ndarray, n_TxK: np.ndarray, loss_sum_TxK: np.ndarray, tokens_TxK: np.ndarray
+    ) -> None:
+        """Adds training steps, exactly as `append` would one by one.
+
+        step_T: ascending. n_TxK, loss_sum_TxK, tokens_TxK: rows as `append` takes them.
+        Raises ValueError when a step is not after the one before, or a shape is not T x K.
+        """
+        shape = (len(step_T), self.num_domains)
+        if any(array.shape != shape for array in (n_TxK, loss_sum_TxK, tokens_TxK)):
+            raise ValueError(f"step {step_T[0]}: every array must have shape ({self.num_domains},)")
+        before_T = np.concatenate([[self.last_step], step_T[:-1]])
+        if (step_T <= before_T).any():
+            t = int(np.argmax(step_T <= before_T))
+            raise ValueError(f"step {step_T[t]} is not after step {before_T[t]}")
+        if not len(step_T):
+            return
+        self.last_step = int(step_T[-1])
+        n_TxK = np.asarray(n_TxK, np.float64)
+        if not self.binned:
+            for t, step in enumerate(step_T.tolist()):
+                self._append_row(step, n_TxK[t], loss_sum_TxK[t], tokens_TxK[t])
+            return
+        with np.errstate(invalid="ignore"):  # a loss that is not finite and positive counts as absent
+            seen_TxK = (tokens_TxK > 0) & np.isfinite(tokens_TxK) & np.isfinite(loss_sum_TxK) & (loss_sum_TxK > 0)
+        tokens_TxK, loss_sum_TxK = np.where(seen_TxK, tokens_TxK, 0.0), np.where(seen_TxK, loss_sum_TxK, 0.0)
+        weighted_TxK, total_T = tokens_TxK * n_TxK, n_TxK.sum(1)
+        for t, step in enumerate(step_T.tolist()):
+            self._append_bin(step, weighted_TxK[t], total_T[t], loss_sum_TxK[t], tokens_TxK[t])
 
     def _append_row(self, step: int, n_K: np.ndarray, loss_sum_K: np.ndarray, tokens_K: np.ndarray) -> None:
         """A row of its own; a domain without tokens repeats its last loss (at first the mean of all domains)."""
@@ -80,8 +103,10 @@ class LossHistory:
         self._n[row], self._tokens[row], self._last[row] = n_K, tokens_K, step
         self._total[row], self._steps[row] = n_K.sum(), 1
 
-    def _append_bin(self, step: int, n_K: np.ndarray, loss_sum_K: np.ndarray, tokens_K: np.ndarray) -> None:
-        """Sums of the step go to its bin; a loss that is not finite and positive counts as absent."""
+    def _append_bin(
+        self, step: int, weighted_K: np.ndarray, total: float, loss_sum_K: np.ndarray, tokens_K: np.ndarray
+    ) -> None:
+        """Sums of the step go to its bin."""
         if step < self.ignore_steps:
             return
         while step // self.width >= self.max_bins:
@@ -90,13 +115,10 @@ class LossHistory:
         row = self._rows - 1
         if row < 0 or self._step[row] != start:
             row = self._new_row(start)
-        with np.errstate(invalid="ignore"):
-            seen_K = (tokens_K > 0) & np.isfinite(tokens_K) & np.isfinite(loss_sum_K) & (loss_sum_K > 0)
-        tokens_K = np.where(seen_K, tokens_K, 0.0)
-        self._n[row] += tokens_K * n_K
-        self._loss[row] += np.where(seen_K, loss_sum_K, 0.0)
+        self._n[row] += weighted_K
+        self._loss[row] += loss_sum_K
         self._tokens[row] += tokens_K
-        self._total[row] += n_K.sum()
+        self._total[row] += total
         self._steps[row] += 1
         self._last[row] = step
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -87,7 +88,8 @@ class Laws:
         samples) unless the caller, who knows the options of that run, says otherwise (`LawOptions.given_transfer`);
         their covariance is the diagonal of the squared standard errors.
         """
-        values = {spec.name: np.array(arrays[spec.name]) for spec in dataclasses.fields(cls) if spec.name in arrays}
+        known = [spec.name for spec in dataclasses.fields(cls) if spec.name in arrays]
+        values: dict[str, Any] = {name: np.array(arrays[name]) for name in known}
         given_K = np.broadcast_to(np.asarray(transfer_K, np.float64), values["alpha_K"].shape)
         for name in ("transfer_K", "transfer_low_K", "transfer_high_K"):
             values.setdefault(name, given_K.copy())
@@ -105,7 +107,8 @@ class Laws:
         num = len(laws_Kx3)
         nothing = np.full(num, np.nan)
         given_K = np.broadcast_to(np.asarray(transfer_K, np.float64), (num,)).copy()
-        return cls(*laws_Kx3.T, objective_K=nothing, ok_K=np.isfinite(laws_Kx3).all(-1),
+        return cls(laws_Kx3[:, 0], laws_Kx3[:, 1], laws_Kx3[:, 2],
+                   objective_K=nothing, ok_K=np.isfinite(laws_Kx3).all(-1),
                    points_K=np.zeros(num, np.int64), rms_K=nothing, stderr_Kx3=np.full((num, 3), np.nan),
                    speed_stderr_K=nothing, reason_K=["given"] * num, transfer_K=given_K, transfer_low_K=given_K,
                    transfer_high_K=given_K, covariance_Kx3x3=np.full((num, 3, 3), np.nan))

@@ -9,6 +9,7 @@ w = weight of a point (0 = absent). Everything is float64; nothing here knows ab
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +32,10 @@ class Problem:
 
     def rows(self, index_M: np.ndarray) -> Problem:
         """The problems of the given rows."""
-        per_row = (self.x_NxT, self.y_NxT, self.w_NxT, self.lower_Nx3, self.upper_Nx3)
-        return Problem(*(array[index_M] for array in per_row), self.delta, self.slope)
+        return dataclasses.replace(
+            self, x_NxT=self.x_NxT[index_M], y_NxT=self.y_NxT[index_M], w_NxT=self.w_NxT[index_M],
+            lower_Nx3=self.lower_Nx3[index_M], upper_Nx3=self.upper_Nx3[index_M],
+        )  # fmt: skip
 
     def bounds_of(self, index_M: np.ndarray) -> Problem:
         """The given rows without their points."""
@@ -87,9 +90,11 @@ def derivatives(
         majoriser  Σ w min(1, δ/|r|) J Jᵀ     (iteratively reweighted least squares)
     """
     rows = max(_BLOCK // max(problem.x_NxT.shape[1], 1), 1)
-    parts = [_derivatives(*(array[first : first + rows] for array in
-                            (problem.x_NxT, problem.y_NxT, problem.w_NxT, theta_Nx3)), problem.delta)
-             for first in range(0, max(len(theta_Nx3), 1), rows)]
+    x_NxT, y_NxT, w_NxT = problem.x_NxT, problem.y_NxT, problem.w_NxT
+    parts = []
+    for first in range(0, max(len(theta_Nx3), 1), rows):
+        part = slice(first, first + rows)
+        parts.append(_derivatives(x_NxT[part], y_NxT[part], w_NxT[part], theta_Nx3[part], problem.delta))
     f_N, g, hessian, major = (np.concatenate(part) for part in zip(*parts, strict=True))
     return f_N + problem.hinges(theta_Nx3), g, hessian, major
 

@@ -14,57 +14,57 @@ from ado_megatron.scaling_law import transfer_option
 class LawOptions(ProfileOptions):
     """How losses become laws."""
 
-    own_n: bool | None = option(None, "n counts the domain's own samples (else those of all domains)", kind=bool)
+    own_n: bool = option(None, "n counts the domain's own samples (else those of all domains)", kind=bool)
     transfer: str | None = option(
         None,
         "how much of the samples of all domains counts for each domain: own (0), shared (inf), a number, a file"
         " (domain: value, or the sidecar of an earlier run), or estimate; default: what own_n says",
         kind=str, ranks="content",
     )
-    ignore_steps: int | None = option(None, "steps left out of every fit, from the start of the run", low=0, kind=int)
-    smoothing: str | None = option(
+    ignore_steps: int = option(None, "steps left out of every fit, from the start of the run", low=0, kind=int)
+    smoothing: str = option(
         None, "Savitzky-Golay over the whole history, token-weighted bins, or none",
         choices=("savgol", "bins", "none"), kind=str,
     )
-    smoothing_window: int | None = option(None, "steps in the Savitzky-Golay window (odd)", low=3, kind=int)
-    smoothing_order: int | None = option(None, "order of its polynomial", low=0, kind=int)
-    stride: int | None = option(
+    smoothing_window: int = option(None, "steps in the Savitzky-Golay window (odd)", low=3, kind=int)
+    smoothing_order: int = option(None, "order of its polynomial", low=0, kind=int)
+    stride: int = option(
         None, "every stride-th smoothed step is a point; the first width of bins",
         low=1, kind=int,
     )
-    max_bins: int | None = option(None, "bins kept at most; their width doubles when they are used up", low=8, kind=int)
-    absent: str | None = option(
+    max_bins: int = option(None, "bins kept at most; their width doubles when they are used up", low=8, kind=int)
+    absent: str = option(
         None, "a step without samples repeats the last loss, or weighs its tokens (none)",
         choices=("repeat", "weight"), kind=str,
     )
-    huber_delta: float | None = option(None, "δ of the Huber loss on log residuals", above=0.0, kind=float)
-    fit_reduce: str | None = option(None, "sum or mean of the Huber loss", choices=("sum", "mean"), kind=str)
-    fit_bounds: str | None = option(None, "bounds as hinge penalties or as a box", choices=("penalty", "box"), kind=str)
-    fit_penalty: float | None = option(None, "slope of the hinge penalties", low=0.0, kind=float)
-    alpha_min: float | None = option(None, "least α of a law", low=0.0, kind=float)
-    alpha_max: float | None = option(None, "greatest α of a law", above=0.0, kind=float)
-    log_beta_max: float | None = option(None, "greatest log β of a law", kind=float)
-    epsilon_bounds: str | None = option(
+    huber_delta: float = option(None, "δ of the Huber loss on log residuals", above=0.0, kind=float)
+    fit_reduce: str = option(None, "sum or mean of the Huber loss", choices=("sum", "mean"), kind=str)
+    fit_bounds: str = option(None, "bounds as hinge penalties or as a box", choices=("penalty", "box"), kind=str)
+    fit_penalty: float = option(None, "slope of the hinge penalties", low=0.0, kind=float)
+    alpha_min: float = option(None, "least α of a law", low=0.0, kind=float)
+    alpha_max: float = option(None, "greatest α of a law", above=0.0, kind=float)
+    log_beta_max: float = option(None, "greatest log β of a law", kind=float)
+    epsilon_bounds: str = option(
         None, "ε bounded by log_epsilon_min, or by shares of the lowest loss seen",
         choices=("absolute", "relative"), kind=str,
     )
-    log_epsilon_min: float | None = option(None, "least log ε of epsilon_bounds=absolute", kind=float)
-    epsilon_min_share: float | None = option(
+    log_epsilon_min: float = option(None, "least log ε of epsilon_bounds=absolute", kind=float)
+    epsilon_min_share: float = option(
         None, "least ε as a share of the lowest smoothed loss",
         above=0.0, high=1.0, kind=float,
     )
-    epsilon_max_share: float | None = option(
+    epsilon_max_share: float = option(
         None, "greatest ε as a share of the lowest smoothed loss",
         above=0.0, high=1.0, kind=float,
     )
-    gate: str | None = option(
+    gate: str = option(
         None,
         "a law that is not finite drops the whole refit (all); or each domain is judged alone, also by points and"
         " error (each)",
         choices=("all", "each"), kind=str,
     )
-    gate_points: int | None = option(None, "least points of a law under gate=each", low=1, kind=int)
-    gate_speed_error: float | None = option(
+    gate_points: int = option(None, "least points of a law under gate=each", low=1, kind=int)
+    gate_speed_error: float = option(
         None, "greatest standard error of the speed, relative to it, under gate=each",
         above=0.0, kind=float,
     )

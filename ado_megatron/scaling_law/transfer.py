@@ -170,7 +170,7 @@ def _posterior(nodes_KxG: np.ndarray, like_KxG: np.ndarray) -> tuple[np.ndarray,
     The likelihood is linear in log s between the nodes. What the prior has beyond the end nodes lies on them; there
     the interval is open: low 0, high ∞.
     """
-    fine_F = np.linspace(*np.log(ENDS), _FINE)
+    fine_F = np.linspace(math.log(ENDS[0]), math.log(ENDS[1]), _FINE)
     edge_F = (np.concatenate([[-np.inf], (fine_F[1:] + fine_F[:-1]) / 2, [np.inf]]) - _PRIOR[0]) / _PRIOR[1]
     prior_F = np.log(np.diff([0.5 * math.erfc(-edge / math.sqrt(2.0)) for edge in edge_F]))
     log_KxF = np.array([np.interp(fine_F, *row) for row in zip(nodes_KxG, like_KxG, strict=True)]) + prior_F

@@ -10,10 +10,10 @@ its cumulative quota, so they differ by less than one sample. Who takes the extr
 - Columns that get a sample a block or more are free at every block: largest remainder first.
 - Columns below one sample a block are the difficulty. One that took its sample early cannot give it back, and when
   many fall due at once the block may be too small. Where enough columns of the first kind make up for them the rule of
-  dense.py serves. Else the largest remainder goes first if, at these weights, no block ahead can be overfull;
-  otherwise the earliest deadline: the sample that must come first to stay within the bound. Earliest deadline first
-  meets all deadlines of unit jobs whenever any order does, and for weights that stay as they are one does (Tijdeman,
-  "The chairman assignment problem", Discrete Math. 32 (1980)).
+  constant_weights.py serves. Else the largest remainder goes first if, at these weights, no block ahead can be
+  overfull; otherwise the earliest deadline: the sample that must come first to stay within the bound. Earliest deadline
+  first meets all deadlines of unit jobs whenever any order does, and for weights that stay as they are one does
+  (Tijdeman, "The chairman assignment problem", Discrete Math. 32 (1980)).
 
 What is guaranteed. No rule that does not know future weights can keep every difference below one against an opponent
 who chooses them after seeing the rows (the cup game: order of log C). When a block would be overfull nevertheless, or
@@ -21,8 +21,8 @@ a column drops out with a sample owed, less than a sample per column is **folded
 from the quota of columns that would come too late, given to those that are ahead. The credit is measured against the
 weights in force after folding, so the bound below one holds by construction, and `credit_in + block_size·weights −
 counts − credit_out` is what was folded. It is zero in every block where each column with weight gets a sample or more;
-tests find it zero, too, for weights that are constant or redrawn at random in every block. It takes an opponent to
-make it appear.
+tests find it zero, too, for weights that are constant or redrawn at random in every block. Only adversarial weight
+changes trigger it.
 """
 
 import numpy as np
@@ -60,7 +60,9 @@ def grid_credit(credit_C: ArrayLike) -> np.ndarray:
     return np.rint(np.asarray(credit_C, dtype=np.float64) * ONE).astype(np.int64)
 
 
-def _fold(quota_C, part_C, step_C, ahead_C, late: int) -> None:
+def _fold(
+    quota_C: np.ndarray, part_C: np.ndarray, step_C: np.ndarray, ahead_C: np.ndarray, late: int
+) -> None:  # fmt: skip
     """Make a block feasible in which `late` columns would miss their sample, changing the quotas as little as it can.
 
     Columns that are due and have the least to lose relative to their quota are put one unit below their next whole

@@ -1,7 +1,7 @@
 """The blend as a map-style dataset: i → the sample that the schedule names, from one-epoch domain datasets.
 
 Items keep everything the domain's dataset returns, and gain three int64 values:
-    `dataset_id` (or what the host calls it)   the column
+    `dataset_id` (or what the framework calls it)   the column
     `ado_key`                                  i · 2^15 + column: global sample index and column in one number
     `ado_sample`                               the sample's index inside the domain's dataset
 Nothing else is kept per sample: reading has no state, so workers, ranks and resumed runs agree by construction.
@@ -21,7 +21,7 @@ from ado_megatron.errors import UserError
 from ado_megatron.stream.sample_key import pack_key
 from ado_megatron.stream.schedule import Schedule
 
-_NOTHING = (0, [], [], None, None, None)
+_NOTHING: tuple = (0, [], [], None, None, None)
 
 
 class AdaptiveBlend:
@@ -30,12 +30,13 @@ class AdaptiveBlend:
     datasets: one map-style dataset a column; of each the first `schedule.length_C[c]` samples are read, so it is asked
     for one epoch and no more. host_key: under which name items carry the column. domain_of_C: the domain of each
     column, for code that looks. size: len() of the blend; default: all samples of the schedule.
-    Mapping items come back as new dicts with the keys above, other items as (item, {keys}).
+    Mapping items come back as new dicts with the keys above, other items as (item, {keys}). Raises UserError where the
+    datasets are not those of the schedule.
     """
 
     def __init__(
-        self, datasets: Sequence[Any], schedule: Schedule, *, host_key: str = "dataset_id", domain_of_C=None,
-        size: int | None = None,
+        self, datasets: Sequence[Any], schedule: Schedule, *, host_key: str = "dataset_id",
+        domain_of_C: np.ndarray | None = None, size: int | None = None,
     ):  # fmt: skip
         if len(datasets) != len(schedule.length_C):
             raise UserError(f"the schedule mixes {len(schedule.length_C)} datasets, but {len(datasets)} were given")
@@ -60,7 +61,7 @@ class AdaptiveBlend:
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, i: int):
+    def __getitem__(self, i: int) -> Any:
         """Sample i of the run. Waits for its block to be planned; IndexError outside the run."""
         first, samples, columns, sample_n, column_n, key_n = self._whole
         i = i if type(i) is int else operator.index(i)
@@ -111,5 +112,6 @@ class AdaptiveBlend:
         return self._planned(2)
 
     def _planned(self, which: int) -> np.ndarray:
+        """One of the arrays of Schedule.block, of all blocks planned so far."""
         blocks = [self.schedule.block(b)[which] for b in range(self.schedule.planned)]
         return np.concatenate([np.zeros(0, dtype=np.int64), *blocks])

@@ -30,7 +30,7 @@ class Shuffle:
         return derive_key(self.seed, _SHUFFLE, int(self.stream_id_C[column]), epoch)
 
     def sample(self, column: int, j: int) -> int:
-        """The sample that is the j-th of its column, over the whole run."""
+        """The sample, inside its dataset, that is the j-th (from 0) of its column over the whole run."""
         length = int(self.length_C[column])
         epoch, position = divmod(j, length)
         if self.in_order and epoch == 0:
@@ -38,7 +38,7 @@ class Shuffle:
         return permute(position, length, self.epoch_key(column, epoch))
 
     def sample_n(self, column_n: np.ndarray, j_n: np.ndarray) -> np.ndarray:
-        """`sample` of many, int64."""
+        """`sample` of many: the j-th of each slot's column, int64."""
         length_n = self.length_C[column_n]
         epoch_n, position_n = np.divmod(j_n, length_n)
         key_n = derive_key_N((self.seed, _SHUFFLE), self.stream_id_C[column_n], epoch_n)
@@ -93,7 +93,7 @@ class Block:
         return self._sample_n
 
     def sample(self, slot: int) -> int:
-        """Sample of one slot."""
+        """Sample of one slot, 0 … block size − 1."""
         if self.is_whole:
             return self.sample_list[slot]
         self._reads_left -= 1

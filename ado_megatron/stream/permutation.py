@@ -18,6 +18,7 @@ Shape suffixes: N elements of a vectorised call. Keys are integers below 2^64, m
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 MASK64 = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -96,6 +97,7 @@ def invert(y: int, n: int, key: int) -> int:
 
 
 def _walk(x: int, n: int, keys: tuple[int, ...], forward: bool) -> int:
+    """The network, again and again until the result is an element."""
     low_bits, num_high = _parts(n)
     low_shift, low_mask = 64 - low_bits, (1 << low_bits) - 1
     order = range(ROUNDS) if forward else range(ROUNDS - 1, -1, -1)
@@ -114,18 +116,20 @@ def _walk(x: int, n: int, keys: tuple[int, ...], forward: bool) -> int:
             return x
 
 
-def permute_N(x_N: np.ndarray, n, key) -> np.ndarray:
-    """`permute` of every element, as int64. `n` and `key` are integers or arrays (int64 and uint64) of the same
-    shape."""
+def permute_N(x_N: np.ndarray, n: ArrayLike, key: ArrayLike) -> np.ndarray:
+    """`permute` of every element, as int64.
+
+    `n` and `key` are integers or arrays (int64 and uint64) of the same shape. Raises ValueError as `permute`.
+    """
     return _walk_N(x_N, n, key, forward=True)
 
 
-def invert_N(y_N: np.ndarray, n, key) -> np.ndarray:
+def invert_N(y_N: np.ndarray, n: ArrayLike, key: ArrayLike) -> np.ndarray:
     """`invert` of every element, as int64; arguments as in `permute_N`."""
     return _walk_N(y_N, n, key, forward=False)
 
 
-def _walk_N(x_N: np.ndarray, n, key, forward: bool) -> np.ndarray:
+def _walk_N(x_N: np.ndarray, n: ArrayLike, key: ArrayLike, forward: bool) -> np.ndarray:
     x_N = np.asarray(x_N)
     if x_N.size == 0:
         return np.zeros(0, dtype=np.int64)
@@ -137,7 +141,7 @@ def _walk_N(x_N: np.ndarray, n, key, forward: bool) -> np.ndarray:
     x_N = _network_N(x_N, low_bits_N, num_high_N, key_N, forward)
     outside = np.flatnonzero(x_N >= n_N)
 
-    def pick(array_N):
+    def pick(array_N: np.ndarray) -> np.ndarray:
         return array_N[outside] if array_N.size > 1 else array_N
 
     while outside.size:
@@ -153,7 +157,10 @@ def _parts_N(n_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low_bits_N.astype(_U), (-(-n_N >> low_bits_N)).astype(_U)
 
 
-def _network_N(x_N, low_bits_N, num_high_N, key_N, forward: bool) -> np.ndarray:
+def _network_N(
+    x_N: np.ndarray, low_bits_N: np.ndarray, num_high_N: np.ndarray, key_N: np.ndarray, forward: bool
+) -> np.ndarray:  # fmt: skip
+    """The eight rounds, once; uint64 in and out, the arrays broadcast against x_N."""
     high_N, low_N = x_N >> low_bits_N, x_N & ((_U(1) << low_bits_N) - _U(1))
     low_shift_N = _U(64) - low_bits_N
     for r in range(ROUNDS) if forward else range(ROUNDS - 1, -1, -1):

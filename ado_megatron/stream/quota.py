@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ado_megatron.errors import UserError
 from ado_megatron.stream.constant_weights import ONE, SHIFT
@@ -27,12 +28,15 @@ class Steps:
     steady: bool
 
 
-def samples_left(remaining_C) -> np.ndarray:
+def samples_left(remaining_C: ArrayLike) -> np.ndarray:
     """What caps leave; more than two of the largest blocks hold counts as that much, so that it fits the grid."""
     return np.clip(np.asarray(remaining_C, dtype=np.int64), 0, 2 * MAX_BLOCK)
 
 
-def find_steps(weights_C, block_size: int, credit_C: np.ndarray, remaining_C=None, domain_of_C=None) -> Steps:
+def find_steps(
+    weights_C: ArrayLike, block_size: int, credit_C: np.ndarray, remaining_C: ArrayLike | None = None,
+    domain_of_C: np.ndarray | None = None,
+) -> Steps:  # fmt: skip
     """The steps of the next block. Arguments as of `apportion`, credit_C in grid units; its exceptions, too.
 
     Steps are in proportion to the weights, where caps allow: credit and step of a column together never pass its cap.
@@ -62,7 +66,9 @@ def find_steps(weights_C, block_size: int, credit_C: np.ndarray, remaining_C=Non
     return Steps(step_C, kept_C, bool((kept_C == credit_C).all()))
 
 
-def _within_block(kept_C, credit_C, idle_C, block_size: int) -> np.ndarray:
+def _within_block(
+    kept_C: np.ndarray, credit_C: np.ndarray, idle_C: np.ndarray, block_size: int
+) -> np.ndarray:  # fmt: skip
     """Where more is owed than a block holds, columns without weight keep some of what they had too much after all."""
     short = int(kept_C.sum()) + len(kept_C) - block_size * ONE  # each column has at least one unit as its step
     if short <= 0:
@@ -71,7 +77,9 @@ def _within_block(kept_C, credit_C, idle_C, block_size: int) -> np.ndarray:
     return kept_C - np.clip(short - (np.cumsum(over_C) - over_C), 0, over_C)
 
 
-def _quota(weights_C: np.ndarray, samples: float, bound_C: np.ndarray | None, domain_of_C) -> np.ndarray:
+def _quota(
+    weights_C: np.ndarray, samples: float, bound_C: np.ndarray | None, domain_of_C: np.ndarray | None
+) -> np.ndarray:  # fmt: skip
     """`samples` in proportion to the weights, but to none more than its bound (grid units): then the others take over,
     those of its domain first."""
     quota_C = weights_C * (samples / weights_C.sum())

@@ -1,6 +1,6 @@
 """Rows one after another: many at once while the weights stay, compiled where they move and numba is there.
 
-    layout = RowLayout(columns, credit_C, kernels())
+    layout = RowLayout(columns, credit_C, kernels)
     counts_C = layout.next_row(weights_C, block_size, remaining_C, domain_of_C)
     counts_SxC = layout.next_rows(10, weights_C, block_size, remaining_C, domain_of_C)
 
@@ -16,6 +16,8 @@ from __future__ import annotations
 import functools
 import logging
 import types
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -49,7 +51,7 @@ def _load() -> types.ModuleType:
     """Import the kernel and run every function of it, which compiles them or loads them from numba's cache."""
     from ado_megatron.stream import row_kernel
 
-    layout = RowLayout(3, np.zeros(3), row_kernel)
+    layout = RowLayout(3, np.zeros(3), lambda: row_kernel)
     for weights_C in ([1.0, 2.0, 1.0], [1.0, 1e-3, 0.0], [1e-3, 0.5, 1e-3]):
         layout.next_row(np.array(weights_C), 4, np.array([90, 90, 90]))
     return row_kernel
@@ -58,11 +60,12 @@ def _load() -> types.ModuleType:
 class RowLayout:
     """The rows of one stretch, and what each column is owed after the last one.
 
-    credit_C: samples, as `apportion` returned them. kernel: what `kernels()` returned; None: numpy alone.
+    credit_C: samples, as `apportion` returned them. load: what gives the kernel when the first row needs it (rows that
+    are laid out many at a time do not); None: numpy alone.
     """
 
-    def __init__(self, columns: int, credit_C: np.ndarray, kernel: types.ModuleType | None):
-        self._kernel = kernel
+    def __init__(self, columns: int, credit_C: ArrayLike, load: Callable[[], types.ModuleType | None] | None = None):
+        self._load = load
         self._credit_C = grid_credit(credit_C)
         self._counts_C = np.zeros(columns, dtype=np.int64)
         self._work_6xC = np.zeros((6, columns), dtype=np.int64)
@@ -79,7 +82,8 @@ class RowLayout:
         domain_of_C: np.ndarray | None = None,
     ) -> np.ndarray:  # fmt: skip
         """counts_C (int64, valid until the next call) of the next block. Arguments and exceptions as of `apportion`."""
-        if self._kernel is None or not self._by_kernel(weights_C, block_size, remaining_C):
+        kernel = None if self._load is None else self._load()
+        if kernel is None or not self._by_kernel(kernel, weights_C, block_size, remaining_C):
             steps = find_steps(weights_C, block_size, self._credit_C, remaining_C, domain_of_C)
             self._counts_C, self._credit_C = take_row(steps, block_size)
         return self._counts_C
@@ -106,12 +110,14 @@ class RowLayout:
             row += done
         return counts_SxC
 
-    def _by_kernel(self, weights_C: np.ndarray, block_size: int, remaining_C: np.ndarray | None) -> bool:
+    def _by_kernel(
+        self, kernel: Any, weights_C: np.ndarray, block_size: int, remaining_C: np.ndarray | None
+    ) -> bool:  # fmt: skip
         """Whether the row could be laid out by the kernel, or by the one rule that it leaves to numpy."""
         total = np.add.reduce(weights_C)
         if not 0 < total < np.inf or np.minimum.reduce(weights_C) < 0:
             return False
-        kernel, counts_C, work_6xC = self._kernel, self._counts_C, self._work_6xC
+        counts_C, work_6xC = self._counts_C, self._work_6xC
         left_C = work_6xC[5] if remaining_C is None else samples_left(remaining_C)
         state = kernel.lay_out_row(
             weights_C, total, block_size, self._credit_C, left_C, remaining_C is not None, counts_C, work_6xC,
@@ -139,12 +145,12 @@ def apportion_rows(
     other arguments and the exceptions are those of `apportion`; remaining_C is before the first row.
     """
     weights = np.asarray(weights, dtype=np.float64)
-    layout = RowLayout(weights.shape[-1], credit_C, None)
+    layout = RowLayout(weights.shape[-1], credit_C)
+    left_C = None if remaining_C is None else np.array(remaining_C, dtype=np.int64)
     if weights.ndim == 1:
-        counts_SxC = layout.next_rows(num_rows, weights, block_size, remaining_C, domain_of_C)
+        counts_SxC = layout.next_rows(num_rows, weights, block_size, left_C, domain_of_C)
         return counts_SxC, layout.credit_C
     counts_SxC = np.empty((num_rows, weights.shape[1]), dtype=np.int32)
-    left_C = None if remaining_C is None else np.array(remaining_C, dtype=np.int64)
     for row, weights_C in enumerate(weights[:num_rows]):
         counts_SxC[row] = layout.next_row(weights_C, block_size, left_C, domain_of_C)
         if left_C is not None:

@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+Integers = TypeVar("Integers")  # int, or int64 numpy array or torch tensor
+
 KEY_BITS = 15
 KEY_MASK = (1 << KEY_BITS) - 1
 
 
-def pack_key(i, column):
-    """`ado_key` of global sample i in a column; integers, or int64 arrays or tensors."""
-    return i * (1 << KEY_BITS) + column
+def pack_key(i: Integers, column: Integers) -> Integers:
+    """`ado_key` of global sample i (below 2^48) in a column (below 2^15); int64 arrays or tensors of one shape."""
+    return i * (1 << KEY_BITS) + column  # type: ignore[operator, return-value]
 
 
-def unpack_key(key):
-    """(i, column) of an `ado_key`; integers, or int64 arrays or tensors."""
-    return key >> KEY_BITS, key & KEY_MASK
+def unpack_key(key: Integers) -> tuple[Integers, Integers]:
+    """(i, column) of an `ado_key`, of the type and shape of `key`."""
+    return key >> KEY_BITS, key & KEY_MASK  # type: ignore[operator, return-value]

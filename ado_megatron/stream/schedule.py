@@ -11,7 +11,7 @@ samples of each column a block takes; everything else is computed from it, at ra
                                with `in_order` the first epoch is read as the dataset has it
 
 The rows are planned on rank zero and published on every rank into shared memory, so loader workers that were forked or
-spawned before see them (see table.py for how a reader can never take a torn or stale row for a good one).
+spawned before see them (shared_table.py says how a reader can never take a torn or stale row for a good one).
 
 Legend: C columns (one per prefix), S blocks, N samples of a block.
 """
@@ -19,6 +19,7 @@ Legend: C columns (one per prefix), S blocks, N samples of a block.
 from collections import OrderedDict
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ado_megatron.errors import UserError
 from ado_megatron.stream.apportion import MAX_BLOCK, apportion
@@ -59,7 +60,8 @@ class Schedule:
     """
 
     def __init__(
-        self, lengths_C, block_size: int, num_blocks: int, seed: int, *, stream_id_C=None, in_order: bool = False,
+        self, lengths_C: ArrayLike, block_size: int, num_blocks: int, seed: int, *,
+        stream_id_C: ArrayLike | None = None, in_order: bool = False,
         window_bytes: int = WINDOW_BYTES, min_rows: int = 64, wait_deadline: float = 600.0,
     ):  # fmt: skip
         self.length_C = np.array(lengths_C, dtype=np.int64)
@@ -107,8 +109,12 @@ class Schedule:
         """Samples of the whole run."""
         return self.num_blocks * self.block_size
 
-    def publish(self, first_block: int, counts_SxC) -> None:
-        """Append rows; every rank publishes the same ones. first_block must be `planned`, each row sum to the block."""
+    def publish(self, first_block: int, counts_SxC: ArrayLike) -> np.ndarray:
+        """Append rows; every rank publishes the same ones.
+
+        first_block: must be `planned`. counts_SxC: integers, each row sums to the block. Returns the digest of each row
+        as it stands in the table (int64), for ranks to compare. Raises ValueError for rows that cannot be right.
+        """
         counts_SxC = np.atleast_2d(np.asarray(counts_SxC))
         if counts_SxC.dtype.kind not in "iu" or counts_SxC.shape[1] != len(self.length_C):
             raise ValueError(f"rows hold integers, one for each of {len(self.length_C)} columns")
@@ -119,7 +125,9 @@ class Schedule:
         if len(counts_SxC) and ((counts_SxC.sum(axis=1) != self.block_size).any() or counts_SxC.min() < 0):
             raise ValueError(f"every row must hold non-negative counts that sum to {self.block_size}")
         # A sum will do, modulo 2^64: each row's digest knows its block.
-        self.digest = int(np.append(self.table.write(counts_SxC), self.digest).sum())
+        digest_S = self.table.write(counts_SxC)
+        self.digest = int(np.append(digest_S, self.digest).sum())
+        return digest_S
 
     # ---------------------------------------------------------------- reading
 
@@ -132,7 +140,11 @@ class Schedule:
         return self.table.read(self._block_number(block))[2]
 
     def locate(self, i: int) -> tuple[int, int]:
-        """(column, j): the column of global sample i and how many of its samples came before, over the whole run."""
+        """(column, j): the column of global sample i and how many of its samples came before, over the whole run.
+
+        As every reading method: waits for the block to be planned (ScheduleTimeout after the deadline), IndexError
+        outside the run, StaleRow for a block that has left the table.
+        """
         block, slot = self._cached(i)
         return block.column_list[slot], block.j_list[slot]
 
@@ -172,6 +184,14 @@ class Schedule:
         if slot:
             counts_C += np.bincount(self._load(block).column_n[:slot], minlength=len(counts_C))
         return counts_C
+
+    def cumulative_many(self, i_T: np.ndarray) -> np.ndarray:
+        """`cumulative` of many positions: counts_TxC, int64."""
+        block_T, slot_T = np.divmod(np.asarray(i_T, dtype=np.int64), self.block_size)
+        counts_TxC = self.table.start_SxC(block_T)
+        for t in np.flatnonzero(slot_T):  # inside a block: under a batch ramp
+            counts_TxC[t] = self.cumulative(int(i_T[t]))
+        return counts_TxC
 
     def _block_number(self, block: int) -> int:
         if not 0 <= block < self.num_blocks:

@@ -134,11 +134,20 @@ class SharedTable:
         end = self._try_slot(block - 1, block)
         return end[0] if end is not None else self.read(block)[1]
 
+    def start_SxC(self, block_S: np.ndarray) -> np.ndarray:
+        """`start_C` of many blocks, copied and verified at once."""
+        slot_S = (block_S - 1) % self._slots
+        held_S, end_SxC = self.header_RxH[slot_S], self.end_RxC[slot_S]
+        whole_S = (held_S[:, 0] == block_S - 1) & (held_S[:, 1] == self._digest_S(block_S - 1, end_SxC))
+        for s in np.flatnonzero(~whole_S):
+            end_SxC[s] = self.start_C(int(block_S[s]))
+        return end_SxC
+
     def _try_read(self, block: int) -> tuple[np.ndarray, np.ndarray, int] | None:
         """What `read` returns, or None where the row is not, or not wholly, there yet."""
         end = self._try_slot(block, block)
         start = None if end is None else self._try_slot(block - 1, block)
-        if start is None:
+        if end is None or start is None:
             return None
         return (end[0] - start[0]).astype(np.int32), start[0], end[1]
 

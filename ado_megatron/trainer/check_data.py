@@ -3,18 +3,19 @@
 Runs in the launcher's parent and again on every rank (which then agree without talking). numpy and the standard
 library alone: no torch.
 
-Legend: C columns, one a prefix.
+Legend: C datasets (one per prefix).
 """
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ado_megatron.blend.indexed_files import Prefix, parse_blend, read_prefix
+from ado_megatron.blend.indexed_files import Prefix, check_distinct, parse_blend, read_prefix
 from ado_megatron.errors import UserError
 from ado_megatron.trainer.options import TrainerOptions
 
@@ -38,6 +39,7 @@ def check_data(options: TrainerOptions) -> DataSpec:
     words, source, folder = _train_words(options)
     weights, prefixes = parse_blend(words, source)
     train = tuple(read_prefix(_resolve(prefix, folder)) for prefix in prefixes)
+    check_distinct(train, source)
     for prefix in train:
         if prefix.samples(options.seq_length) < 1:
             raise UserError(
@@ -52,6 +54,7 @@ def check_data(options: TrainerOptions) -> DataSpec:
 
 
 def _read_words(path: str | Path, flag: str) -> list[str]:
+    """The words of a blend file."""
     try:
         words = Path(path).read_text().split()
     except (OSError, UnicodeDecodeError) as error:
@@ -62,15 +65,13 @@ def _read_words(path: str | Path, flag: str) -> list[str]:
 
 
 def _train_words(options: TrainerOptions) -> tuple[list[str], str, Path | None]:
+    """The words of the blend, what they come from, and the prepared directory that they belong to, if any."""
     if options.data_path is not None:
         return list(options.data_path), "--data-path", None
     if options.data_args_path is not None:
-        return (
-            _read_words(options.data_args_path, "--data-args-path"),
-            f"--data-args-path {options.data_args_path}",
-            None,
-        )
-    folder = Path(options.data)
+        path = options.data_args_path
+        return _read_words(path, "--data-args-path"), f"--data-args-path {path}", _prepared(path)
+    folder = Path(options.data or "")
     if not (folder / "blend.txt").is_file():
         raise UserError(
             f"--data {folder} has no blend.txt; make the directory with `ado-megatron prepare`, or name prefixes "
@@ -79,18 +80,33 @@ def _train_words(options: TrainerOptions) -> tuple[list[str], str, Path | None]:
     return _read_words(folder / "blend.txt", "--data"), str(folder / "blend.txt"), folder
 
 
+def _prepared(path: str) -> Path | None:
+    """The directory of a blend file, if `ado-megatron prepare` made it."""
+    folder = Path(path).parent
+    return folder if (folder / "manifest.json").is_file() else None
+
+
 def _resolve(prefix: str, folder: Path | None) -> str:
-    """A prefix of a prepared directory may be relative to it, also after the directory was moved."""
-    if folder is not None and not Path(prefix + ".idx").is_file():
-        return str(folder / prefix) if (folder / (prefix + ".idx")).is_file() else str(folder / Path(prefix).name)
+    """Where a prefix of a blend lies. A prepared directory reads its own files, also after it was moved or copied: the
+    paths in its blend are those of the place where it was made."""
+    if folder is None:
+        return prefix
+    beside = folder / Path(prefix).name
+    for own in (beside,) if Path(prefix).is_absolute() else (folder / prefix, beside):
+        if os.path.isfile(f"{own}.idx") or os.path.isfile(f"{own}.bin"):
+            return str(own)
     return prefix
 
 
 def _valid_prefixes(options: TrainerOptions, folder: Path | None, num_train: int) -> tuple[Prefix, ...] | None:
+    """The validation prefixes, one for each train prefix; None where there are none."""
     if options.valid_data_path is not None:
+        folder = None
         words, source = list(options.valid_data_path), "--valid-data-path"
     elif options.valid_data_args_path is not None:
-        words, source = _read_words(options.valid_data_args_path, "--valid-data-args-path"), "--valid-data-args-path"
+        path = options.valid_data_args_path
+        words, source = _read_words(path, "--valid-data-args-path"), f"--valid-data-args-path {path}"
+        folder = _prepared(path)
     elif folder is not None and (folder / "valid_blend.txt").is_file():
         words, source = _read_words(folder / "valid_blend.txt", "--data"), str(folder / "valid_blend.txt")
     else:
@@ -101,10 +117,13 @@ def _valid_prefixes(options: TrainerOptions, folder: Path | None, num_train: int
             f"{source} names {len(prefixes)} prefixes but there are {num_train} to train on; give one for each, in "
             "the same order"
         )
-    return tuple(read_prefix(_resolve(prefix, folder)) for prefix in prefixes)
+    valid = tuple(read_prefix(_resolve(prefix, folder)) for prefix in prefixes)
+    check_distinct(valid, source)
+    return valid
 
 
 def _vocabulary(options: TrainerOptions, folder: Path | None) -> tuple[int, str | None]:
+    """Size of the vocabulary, and the tokenizer that it is of, if known."""
     tokenizer = options.tokenizer
     if tokenizer is None and folder is not None:
         found = [name for name in ("tokenizer.model", "tokenizer.json") if (folder / name).is_file()]
@@ -124,6 +143,7 @@ def _vocabulary(options: TrainerOptions, folder: Path | None) -> tuple[int, str 
 
 
 def _tokenizer_size(path: str) -> int:
+    """The largest id of a tokenizer file and one."""
     try:
         if path.endswith(".json"):
             content = json.loads(Path(path).read_text())

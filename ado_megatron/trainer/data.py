@@ -4,13 +4,14 @@ Every rank of the first and the last pipeline stage reads for itself; both draw 
 function of the sample index. A batch is `(tokens_BxL, (targets_BxL, mask_BxL, key_B))`, the form of DeepSpeed's
 pipeline.
 
-Legend: B samples of a micro-batch, L tokens, C columns (prefixes), K domains.
+Legend: B samples of a micro-batch, L tokens, C datasets (one per prefix), K domains.
 """
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,21 +23,24 @@ from megatron.core.datasets.utils import Split
 
 from ado_megatron.blend.indexed_files import Prefix
 from ado_megatron.measure.draw_log import DrawLog
+from ado_megatron.mixer import Mixer, World
 from ado_megatron.stream.blended_dataset import AdaptiveBlend
-from ado_megatron.trainer.check_data import DataSpec
 from ado_megatron.trainer.options import TrainerOptions
-from ado_megatron.trainer.parallel import Place
+from ado_megatron.trainer.parallel import ParallelRank
 from ado_megatron.trainer.step_plan import StepPlan
 
 PREFETCH_FACTOR = 2
 SAMPLE_BYTES = 8 + 8 + 4  # of a token: the token, its target, its mask, as a worker hands them over
+_PATIENCE = 30  # seconds that a loader process outlives a signal to end
+
+TrainBatch = tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
 class _TokenizerFacts:
     """What GPTDataset asks a tokenizer for; the tokens are in the files already. No document mask is used, so neither
     is `eod`."""
 
-    def __init__(self, vocab_size: int):
+    def __init__(self, vocab_size: int) -> None:
         self.vocab_size, self.eod, self.pad = vocab_size, 0, -1
         self.unique_identifiers = {"vocab_size": vocab_size}
 
@@ -46,7 +50,7 @@ def build_datasets(
 ) -> list[GPTDataset]:
     """One GPTDataset a prefix, all its documents, one epoch. Rank zero writes the sample indices; call it there first.
 
-    No collective inside: only the ranks that read come here.
+    No collective inside: only the ranks that read come here. Raises OSError for an index that cannot be written.
     """
     cache = Path(options.data_cache) if options.data_cache else Path(options.run_dir) / "cache"
     config = GPTDatasetConfig(
@@ -75,22 +79,33 @@ def build_datasets(
     return datasets
 
 
-def build_train(data: DataSpec, options: TrainerOptions, place: Place) -> list[GPTDataset] | None:
-    """The train datasets on ranks that read, None elsewhere. Collective: rank zero builds the indices, then the others
-    read them."""
-    datasets = None
-    if place.rank == 0:
-        datasets = build_datasets(data.train_C, Split.train, options, data.vocab_size)
-    torch.distributed.barrier()
-    if place.rank != 0 and place.reads:
-        datasets = build_datasets(data.train_C, Split.train, options, data.vocab_size)
-    return datasets
+def build_on_readers(
+    prefixes: Sequence[Prefix], split: Split, options: TrainerOptions, vocab_size: int, place: ParallelRank,
+    world: World,
+) -> list[GPTDataset] | None:  # fmt: skip
+    """The datasets on ranks that read, None elsewhere. Collective: rank zero builds the indices, the others read them.
+
+    Raises UserError on every rank where one cannot write or read an index.
+    """
+    built: list[GPTDataset] | None = None
+
+    def build() -> None:
+        nonlocal built
+        built = build_datasets(prefixes, split, options, vocab_size)
+
+    world.require_success(build if world.is_zero else _nothing)
+    world.require_success(build if place.reads and not world.is_zero else _nothing)
+    return built
+
+
+def _nothing() -> None:
+    """What a rank does that has no part in a step."""
 
 
 class _Batches:
     """Batch sampler of the rest of the run."""
 
-    def __init__(self, plan: StepPlan, first_step: int, place: Place):
+    def __init__(self, plan: StepPlan, first_step: int, place: ParallelRank) -> None:
         self._arguments = (plan, first_step, place.dp, place.dp_rank)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -107,23 +122,30 @@ def collate(items: list[dict[str, Any]]) -> tuple[torch.Tensor, ...]:
     return *stacked, *numbers
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
+    """In a loader process: one thread, and half a minute of patience with a signal that is meant for its rank.
+
+    A signal to all processes of a job asks the rank to end its step and save, for which it needs its batches.
+    """
     torch.set_num_threads(1)
+    signal.set_wakeup_fd(-1)  # inherited from the rank, which would take our signals for its own
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: signal.alarm(_PATIENCE))
 
 
-class Feed:
+class TrainIterator:
     """The iterator that the engine pulls micro-batches from. `step` is set by the loop; a draw log hears of a batch
     when it is used."""
 
-    def __init__(self, loader: torch.utils.data.DataLoader, draw_log: DrawLog | None):
-        self._batches = iter(loader)
+    def __init__(self, loader: torch.utils.data.DataLoader, draw_log: DrawLog | None) -> None:
+        self._batches: Iterator[tuple[torch.Tensor, ...]] = iter(loader)
         self._draw_log = draw_log
         self.step = 0
 
-    def __iter__(self) -> Feed:
+    def __iter__(self) -> TrainIterator:
         return self
 
-    def __next__(self):
+    def __next__(self) -> TrainBatch:
         tokens_BxL, target_BxL, mask_BxL, key_B, sample_B = next(self._batches)
         if self._draw_log is not None:
             self._draw_log.drawn(self.step, key_B.numpy(), sample_B.numpy())
@@ -134,20 +156,21 @@ class Feed:
         self._batches = iter(())
 
 
-def make_feed(
-    datasets: list[GPTDataset] | None, mixer, options: TrainerOptions, plan: StepPlan, place: Place, first_step: int
-) -> Feed | None:
+def make_train_iterator(
+    datasets: list[GPTDataset] | None, mixer: Mixer, options: TrainerOptions, plan: StepPlan, place: ParallelRank,
+    first_step: int,
+) -> TrainIterator | None:  # fmt: skip
     """The train batches of this rank from `first_step` on; None on ranks that read none."""
     if datasets is None:
         return None
     blend = AdaptiveBlend(datasets, mixer.schedule, host_key="dataset_id", domain_of_C=mixer.domains.domain_of_C)
-    workers = {}
+    workers: dict[str, Any] = {}
     if options.num_workers > 0:
         context = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
         workers = {
             "multiprocessing_context": context,
             "prefetch_factor": PREFETCH_FACTOR,
-            "worker_init_fn": _one_thread,
+            "worker_init_fn": _start_worker,
         }
     loader = torch.utils.data.DataLoader(
         blend,
@@ -157,41 +180,4 @@ def make_feed(
         pin_memory=place.device.type == "cuda",
         **workers,
     )
-    return Feed(loader, mixer.draw_log)
-
-
-class Validation:
-    """The first `eval_samples` samples of each validation prefix, in micro-batches of equal shape on every
-    data-parallel rank."""
-
-    def __init__(self, data: DataSpec, domain_of_C: np.ndarray, options: TrainerOptions, place: Place):
-        """Collective: rank zero builds the indices first."""
-        self._datasets: list[GPTDataset] = []
-        self._place, self._micro = place, options.micro_batch
-        # Empty validation sets have no index to build; their loss is absent.
-        kept = [c for c, prefix in enumerate(data.valid_C) if prefix.samples(options.seq_length) > 0]
-        prefixes = [data.valid_C[c] for c in kept]
-        if place.rank == 0:
-            self._datasets = build_datasets(prefixes, Split.valid, options, data.vocab_size)
-        torch.distributed.barrier()
-        if place.rank != 0 and place.reads:
-            self._datasets = build_datasets(prefixes, Split.valid, options, data.vocab_size)
-        # (dataset, sample, domain) of every sample, the same on all ranks
-        sizes = [min(options.eval_samples, prefix.samples(options.seq_length)) for prefix in prefixes]
-        self._samples = [(d, s, int(domain_of_C[kept[d]])) for d, size in enumerate(sizes) for s in range(size)]
-        self.micro_batches = -(-len(self._samples) // (self._micro * place.dp))
-
-    def batches(self) -> Iterator:
-        """`micro_batches` micro-batches; padding repeats a sample under a zero mask. The key's place holds the
-        domain."""
-        for number in range(self.micro_batches):
-            first = (number * self._place.dp + self._place.dp_rank) * self._micro
-            rows = [self._row(at) for at in range(first, first + self._micro)]
-            tokens, target, mask, domain = (torch.stack(column) for column in zip(*rows, strict=True))
-            yield tokens, (target, mask, domain)
-
-    def _row(self, at: int) -> tuple[torch.Tensor, ...]:
-        dataset, sample, domain = self._samples[min(at, len(self._samples) - 1)]
-        item = self._datasets[dataset][sample]
-        weight = 1.0 if at < len(self._samples) else 0.0
-        return item["tokens"], item["labels"], item["loss_mask"] * weight, torch.tensor(domain)
+    return TrainIterator(loader, mixer.draw_log)

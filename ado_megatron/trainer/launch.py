@@ -3,40 +3,45 @@ trains.
 
     ado-megatron pretrain …                       parent: checks, a free port, then
       python -m deepspeed.launcher.runner …       the launcher
-        python -m ado_megatron.trainer.launch …   one a rank: trains
+        python -m ado_megatron.trainer.launch …   one a rank: trains (rank.py)
 
 Started by any launcher that sets RANK and WORLD_SIZE (deepspeed, torchrun, srun with a wrapper), it trains at once.
+
+Exit codes: 0, the run is at its end. 2, bad input or a state that cannot be written. 128 + N, signal N (SIGTERM 143,
+Ctrl-C 130) ended the run after a whole step, with a checkpoint unless none was due yet. 137, it was ended at once, by a
+second signal. Another: the first failing rank's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import threading
 import time
-import warnings
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 
-from ado_megatron.errors import UserError
 from ado_megatron.trainer.check_data import check_data
 from ado_megatron.trainer.mixture import check_mixture
-from ado_megatron.trainer.options import TrainerOptions, parse
+from ado_megatron.trainer.options import TrainerOptions, exit_signals, parse
+from ado_megatron.trainer.rank import Folder, run_rank, say
 from ado_megatron.trainer.run_dir import check_run_dir, run_identity
 
-_DONE = "ADO_MEGATRON_DONE"  # file that rank zero writes when it is through
-_PARENT = "ADO_MEGATRON_PARENT"  # process id of `ado-megatron pretrain`, for its ranks
+TOGETHER = 0.5  # seconds in which signals count as one
 
 
 def main(argv: list[str]) -> int:
     """Exit code of the run: 0, 2 for bad input, otherwise the first failing rank's. Raises UserError before anything
-    is started."""
+    is started.
+
+    argv: the words after `ado-megatron pretrain`.
+    """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return _rank(argv)
+        return run_rank(argv)
     options, config = parse(argv)
     processes = _num_processes(options)
     dp = options.check_world(processes)
@@ -69,20 +74,23 @@ def _free_port() -> int:
 
 
 def _start(processes: int, port: int, argv: list[str]) -> int:
-    """Run the launcher; its exit code, or 128 + the signal that stopped it or us.
+    """Run the launcher; the exit code of the run, 128 + the signal that ended it, or 1 when it says neither.
 
-    Its code is not enough: deepspeed's runner exits with 0 when the process that it waits for was killed.
+    Its own code is not enough: deepspeed's runner exits with 0 when the process that it waits for was killed.
     """
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--hostfile", os.devnull]
     command += ["--num_gpus", str(processes), "--master_port", str(port), "--no_local_rank", "--module"]
     command += ["ado_megatron.trainer.launch", *argv]
-    with tempfile.TemporaryDirectory(prefix="ado-megatron-") as folder:
-        done = Path(folder) / "done"
-        code = _wait_for(command, _environment(processes) | {_DONE: str(done)})
-        if code == 0 and not done.exists():
-            print("ado-megatron: error: the launcher ended before the run did; was it killed?", file=sys.stderr)
-            return 1
-    return code
+    with signals_taken(exit_signals(parse(argv)[0])) as signals, Folder.made() as folder:
+        code = _wait_for(command, _environment(processes) | folder.environment(), folder, signals)
+        ended = folder.ended_by()
+    if ended is not None:  # rank zero was through, after the last step or after a signal
+        return 128 + (signals.first or ended) if ended else 0
+    if signals.first:
+        return 128 + (signal.SIGKILL if signals.twice else signals.first)
+    if code == 0:
+        say("error: the launcher ended before the run did; was it killed?")
+    return code or 1
 
 
 def _environment(processes: int) -> dict[str, str]:
@@ -94,27 +102,58 @@ def _environment(processes: int) -> dict[str, str]:
     }
     if os.path.isdir("/sys/class/net/lo"):
         defaults["GLOO_SOCKET_IFNAME"] = "lo"  # all ranks are on this machine
-    return defaults | dict(os.environ) | {_PARENT: str(os.getpid())}
+    return defaults | dict(os.environ)
 
 
-def _wait_for(command: list[str], environment: dict[str, str]) -> int:
-    """Run in a session of its own, so that all of it can be stopped, and pass on what we are asked to stop by."""
-    launcher = subprocess.Popen(command, env=environment, start_new_session=True)
-    stopped_by = []
+class Signals:
+    """The signals that this process was sent: the first one, and whether there was another."""
 
-    def stop(signum, _frame):
-        stopped_by.append(signum)
-        _signal_group(launcher.pid, signal.SIGTERM)
+    def __init__(self) -> None:
+        self.first, self.twice, self._at = 0, False, 0.0
+        self.on_first: Callable[[int], None] = lambda number: None
+        self.on_second: Callable[[], object] = lambda: None
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    def take(self, number: int, _frame: FrameType | None) -> None:
+        """The handler."""
+        if not self.first:
+            self.first, self._at = number, time.monotonic()
+            say(f"{signal.Signals(number).name}: the run ends after its step and saves; once more ends it at once")
+            self.on_first(number)
+        elif time.monotonic() - self._at > TOGETHER:
+            self.twice = True
+            self.on_second()
+
+
+@contextlib.contextmanager
+def signals_taken(numbers: Sequence[int]) -> Iterator[Signals]:
+    """While this lasts, the signals do not end this process but tell the object."""
+    signals = Signals()
+    previous = {number: signal.signal(number, signals.take) for number in {*numbers, signal.SIGHUP}}
     try:
-        code = launcher.wait()
+        yield signals
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _wait_for(command: list[str], environment: dict[str, str], folder: Folder, signals: Signals) -> int:
+    """Run in a session of its own, so that all of it can be stopped. A signal to us goes to the ranks, not to the
+    launcher, which would give them half a minute."""
+    if signals.first:
+        return 128 + signals.first
+    launcher = subprocess.Popen(command, env=environment, start_new_session=True)
+
+    def ask(_: int) -> None:
+        if not folder.signal_ranks(signal.SIGTERM):
+            _signal_group(launcher.pid, signal.SIGTERM)
+
+    signals.on_first, signals.on_second = ask, lambda: _signal_group(launcher.pid, signal.SIGKILL)
+    if signals.first:  # it came while the launcher was started
+        ask(signals.first)
+    try:
+        code = launcher.wait()
+    finally:
         _stop_group(launcher.pid)
-    if stopped_by:
-        return 128 + stopped_by[0]
     return code if code >= 0 else 128 - code
 
 
@@ -134,45 +173,6 @@ def _stop_group(group: int) -> None:
             return
         while time.monotonic() < deadline and _signal_group(group, 0):
             time.sleep(0.05)
-
-
-# ---------------------------------------------------------------- under a launcher
-
-
-def _rank(argv: list[str]) -> int:
-    """Train on this rank. Bad input that only shows here: rank zero says it, the launcher stops the others."""
-    _follow_parents()
-    options, config = parse(argv)
-    # Remarks of the libraries about each other, once a rank and import; nothing a user could act on.
-    for module in ("megatron", "deepspeed", "torch.distributed"):
-        warnings.filterwarnings("ignore", module=module)
-    try:
-        from ado_megatron.trainer import loop, parallel
-
-        loop.train(options, config)
-        parallel.tear_down()
-        if os.environ["RANK"] == "0" and _DONE in os.environ:
-            Path(os.environ[_DONE]).touch()
-    except UserError as error:
-        if os.environ["RANK"] != "0":
-            time.sleep(5.0)  # rank zero says the same; the launcher stops this rank meanwhile
-        print(f"ado-megatron: error: {error}", file=sys.stderr, flush=True)
-        sys.stderr.flush()
-        os._exit(2)  # peers may wait in a collective: no orderly end to wait for
-    return 0
-
-
-def _follow_parents() -> None:
-    """End this rank when the launcher that started it is gone (killed by a signal it could not pass on)."""
-    launcher, starter = os.getppid(), int(os.environ.get(_PARENT, 0))
-
-    def watch():
-        while os.getppid() == launcher and (not starter or os.path.exists(f"/proc/{starter}")):
-            time.sleep(1.0)
-        os._exit(143)
-
-    if starter and os.path.isdir("/proc/self"):
-        threading.Thread(target=watch, name="follow-parents", daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -1,78 +1,90 @@
 """The training loop of one rank, from an initialised environment to the last checkpoint.
 
-Legend: K domains.
+Legend: B samples of a micro-batch, L tokens, K domains.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from megatron.core.datasets.utils import Split
 
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
-from ado_megatron.mixer.loader import LoaderSettings
-from ado_megatron.mixer.mixer import Mixer
-from ado_megatron.mixer.world import World
+from ado_megatron.errors import UserError
+from ado_megatron.mixer import LoaderSettings, Mixer, World
 from ado_megatron.trainer import checkpoints, parallel
 from ado_megatron.trainer.check_data import DataSpec, check_data
-from ado_megatron.trainer.data import PREFETCH_FACTOR, SAMPLE_BYTES, Validation, build_train, make_feed
+from ado_megatron.trainer.data import PREFETCH_FACTOR, SAMPLE_BYTES, build_on_readers, make_train_iterator
+from ado_megatron.trainer.evaluation import Evaluation
+from ado_megatron.trainer.exit_signal import ExitSignal, name_of
 from ado_megatron.trainer.mixture import make_domains
 from ado_megatron.trainer.model import make_model
 from ado_megatron.trainer.optimizer import make_engine
-from ado_megatron.trainer.options import TrainerOptions
-from ado_megatron.trainer.pipeline_loss import LossSite
+from ado_megatron.trainer.options import TrainerOptions, exit_signals
+from ado_megatron.trainer.pipeline_loss import PipelineLoss
 from ado_megatron.trainer.progress import Progress
-from ado_megatron.trainer.run_dir import check_run_dir, run_identity
+from ado_megatron.trainer.run_dir import check_run_dir, run_identity, write_identity
 from ado_megatron.trainer.step_plan import StepPlan
 
 
 @dataclass
-class Outcome:
-    """What a rank knows after training: engine losses and gradient norms by step, validation losses, and where it
-    stopped."""
+class TrainResult:
+    """What a rank knows after training: engine losses and gradient norms by step, validation losses, where it stopped,
+    and the signal that asked it to (0: none)."""
 
     first_step: int
     last_step: int = 0
     losses: list[float] = field(default_factory=list)
     grad_norms: list[float] = field(default_factory=list)
     valid_K: np.ndarray | None = None
+    stopped_by: int = 0
 
 
 class Trainer:
     """One rank's engine, mixer and batches. `record`: keep every step's loss and gradient norm (costs a device sync a
-    step)."""
+    step). Making one is collective; it raises UserError for what is wrong with data, options or run directory."""
 
-    def __init__(self, options: TrainerOptions, config: AdoConfig, *, record: bool = False):
+    def __init__(self, options: TrainerOptions, config: AdoConfig, *, record: bool = False) -> None:
         self.options, self.config, self.record = options, config, record
-        self.run, self.plan = Path(options.run_dir), StepPlan(options)
+        self.run, self.plan, self.progress = Path(options.run_dir), StepPlan(options), None
         data = check_data(options)
         domains = make_domains(data, options, config)
         self.place = parallel.set_up(options)
-        identity = run_identity(options, config, data, self.place.dp)
-        check_run_dir(options, config, identity)
+        self._identity = run_identity(options, config, data, self.place.dp)
         self.world = World.detect(self.place.contributes, self.place.device)
-        resume_at = checkpoints.latest_step(self.run, self.world)  # collective, so every rank has checked by now
-        if resume_at is None:
-            checkpoints.write_identity(self.run, identity, self.world)
-        self.first_step = resume_at or 0
+        self.world.require_success(lambda: check_run_dir(options, config, self._identity))
+        resume_at = checkpoints.step_to_resume(self.run, self.world, options.resume)
+        self.first_step = self._first_step(resume_at)
+        self._write_identity(trained=resume_at is not None)
         self._make_engine(data, domains)
         self._make_mixer(domains)
         if resume_at is not None:
             checkpoints.load(self.engine, self.mixer, self.run, resume_at)
-            checkpoints.write_identity(self.run, identity, self.world)
-        self.mixer.start(self.plan.consumed(self.first_step), step=self.first_step)
-        datasets = build_train(data, options, self.place)
-        self.feed = make_feed(datasets, self.mixer, options, self.plan, self.place, self.first_step)
-        wanted = options.eval_interval and data.valid_C is not None
-        self.validation = Validation(data, domains.domain_of_C, options, self.place) if wanted else None
+        self._make_batches(data, domains)
         self.progress = Progress(options, self.mixer, self.first_step) if self.world.is_zero else None
 
+    def _first_step(self, resume_at: int | None) -> int:
+        if resume_at is not None and resume_at > self.options.steps:
+            raise UserError(
+                f"the checkpoint to resume from is of step {resume_at}, after the end of a run of --steps "
+                f"{self.options.steps}; give at least {resume_at}"
+            )
+        return resume_at or 0
+
+    def _write_identity(self, *, trained: bool) -> None:
+        """config.json, after every rank has checked the directory. Collective; raises UserError on every rank."""
+        self.world.require_success(
+            lambda: write_identity(self.run, self._identity, trained=trained) if self.world.is_zero else None
+        )
+
     def _make_engine(self, data: DataSpec, domains: Domains) -> None:
-        self.site = LossSite(len(domains.names_K))
-        model = make_model(self.options, self.place, data.vocab_size, self.site)
+        self.loss = PipelineLoss(len(domains.names_K))
+        model = make_model(self.options, self.place, data.vocab_size, self.loss)
         first_batch = self.plan.batch_size(self.first_step)
         self.engine, self.optimizer_name = make_engine(self.options, self.place, model, self.options.lr, first_batch)
 
@@ -86,11 +98,22 @@ class Trainer:
                 sample_bytes=SAMPLE_BYTES * options.seq_length,
             ),
         )  # fmt: skip
-        self.site.on_train = self._measure
+        self.loss.on_train = self._measure
+
+    def _make_batches(self, data: DataSpec, domains: Domains) -> None:
+        """Build the datasets, start the mixer, and make the iterators over both."""
+        options, place, vocab = self.options, self.place, data.vocab_size
+        datasets = build_on_readers(data.train_C, Split.train, options, vocab, place, self.world)
+        self.evaluation = None
+        if options.eval_interval and data.valid_C is not None:
+            self.evaluation = Evaluation(data.valid_C, domains.domain_of_C, options, place, vocab, self.world)
+        self.mixer.start(self.plan.consumed(self.first_step), step=self.first_step)
+        self.batches = make_train_iterator(datasets, self.mixer, options, self.plan, place, self.first_step)
 
     def say(self, text: str) -> None:
+        """A line for the user, from rank zero; one that cannot be written stops nothing."""
         if self.world.is_zero:
-            print(text, flush=True) if getattr(self, "progress", None) is None else self.progress.say(text)
+            Progress.print(text) if self.progress is None else self.progress.say(text)
 
     def _measure(self, loss_BxL: torch.Tensor, mask_BxL: torch.Tensor, key_B: torch.Tensor) -> None:
         self.mixer.meter.add(loss_BxL, mask_BxL, key_B)
@@ -99,28 +122,39 @@ class Trainer:
 
     # ---------------------------------------------------------------- the loop
 
-    def train(self) -> Outcome:
-        """Run to the last step, or to the exit interval. Leaves a complete checkpoint of where it stopped."""
-        outcome = Outcome(self.first_step, self.first_step)
-        for step in range(self.first_step, self.options.steps):
+    def train(self) -> TrainResult:
+        """Run to the last step, to the exit interval, or until a signal asks for the end. Leaves a whole checkpoint of
+        where it stopped."""
+        exits = ExitSignal(self.world, exit_signals(self.options))
+        exits.start()
+        try:
+            return self._train(exits)
+        finally:
+            exits.stop()
+
+    def _train(self, exits: ExitSignal) -> TrainResult:
+        options, result = self.options, TrainResult(self.first_step, self.first_step)
+        for step in range(self.first_step, options.steps):
             loss, lr = self._train_step(step)
             done, consumed = step + 1, self.plan.consumed(step + 1)
-            self._report(outcome, done, consumed, loss, lr)
-            if self.validation is not None and (done % self.options.eval_interval == 0 or done == self.options.steps):
-                outcome.valid_K = self._validate(done)
-            leave = self.options.exit_interval and done % self.options.exit_interval == 0
-            if (
-                leave
-                or done == self.options.steps
-                or (self.options.save_interval and done % self.options.save_interval == 0)
-            ):
-                checkpoints.save(self.engine, self.mixer, self.run, done, consumed, self.options.keep)
-            outcome.last_step = done
+            if step == 0:
+                self._write_identity(trained=True)
+            self._report(result, done, consumed, loss, lr)
+            if self.evaluation is not None and (_is_multiple(done, options.eval_interval) or done == options.steps):
+                result.valid_K = self.evaluation.run(self.engine, self.loss, self.world)
+                if self.progress is not None:
+                    self.progress.validation(done, result.valid_K)
+            result.stopped_by = exits.due(step)
+            leave = result.stopped_by or _is_multiple(done, options.exit_interval)
+            if leave or done == options.steps or _is_multiple(done, options.save_interval):
+                checkpoints.save(self.engine, self.mixer, self.run, done, consumed, options.keep)
+            result.last_step = done
             if leave:
                 break
-        return outcome
+        return result
 
     def _train_step(self, step: int) -> tuple[torch.Tensor, float]:
+        """The loss of the step (a scalar on the device, not yet waited for) and its learning rate."""
         size = self.plan.batch_size(step)
         if size != self.engine.train_batch_size():
             self.engine.set_train_batch_size(size)
@@ -130,17 +164,17 @@ class Trainer:
         if self.options.dropout:
             parallel.seed_step(self.options, self.place, step)
         self._step = step
-        if self.feed is not None:
-            self.feed.step = step
+        if self.batches is not None:
+            self.batches.step = step
         self.mixer.begin_step(step)
-        loss = self.engine.train_batch(self.feed)
+        loss = self.engine.train_batch(self.batches)
         self.mixer.end_step(step, self.plan.consumed(step + 1))
         return loss, lr
 
-    def _report(self, outcome: Outcome, done: int, consumed: int, loss: torch.Tensor, lr: float) -> None:
+    def _report(self, result: TrainResult, done: int, consumed: int, loss: torch.Tensor, lr: float) -> None:
         if self.record:
-            outcome.losses.append(float(loss))
-            outcome.grad_norms.append(self._grad_norm())
+            result.losses.append(float(loss))
+            result.grad_norms.append(self._grad_norm())
         if self.progress is not None:
             if done % self.config.log_interval == 0 or done == self.options.steps:
                 self.progress.step(done, consumed, float(loss), lr, self._grad_norm())
@@ -148,32 +182,24 @@ class Trainer:
 
     def _grad_norm(self) -> float:
         """Before clipping, as the engine saw it; nan where it keeps none (ZeRO 0 in fp32)."""
-        norm = self.engine.get_global_grad_norm()
+        norm: Any = self.engine.get_global_grad_norm()
         return float("nan") if norm is None else float(norm)
-
-    def _validate(self, done: int) -> np.ndarray:
-        """Mean token loss of each domain (nan where there is none); the engine's own mean is not used, its padding
-        counts."""
-        batches = self.validation.batches() if self.place.reads else None
-        self.engine.eval_batch(batches, num_micro_batches=self.validation.micro_batches, bcast_loss=False)
-        sums_Kx2 = self.site.take_valid().to(self.place.device)
-        sums_Kx2 = self.world.sum_(sums_Kx2 if self.place.contributes else torch.zeros_like(sums_Kx2)).cpu().numpy()
-        loss_K = np.full(len(sums_Kx2), np.nan)
-        np.divide(sums_Kx2[:, 0], sums_Kx2[:, 1], out=loss_K, where=sums_Kx2[:, 1] > 0)
-        if self.progress is not None:
-            self.progress.validation(done, loss_K)
-        return loss_K
 
     def close(self) -> None:
         """Stop loader, mixer and bar, in this order: the loader's processes read the mixer's table. Collective."""
-        if self.feed is not None:
-            self.feed.close()
+        if self.batches is not None:
+            self.batches.close()
         self.mixer.close()
         if self.progress is not None:
             self.progress.close()
 
 
-def train(options: TrainerOptions, config: AdoConfig, *, record: bool = False) -> Outcome:
+def _is_multiple(step: int, interval: int) -> bool:
+    """Whether something that happens every `interval` steps (0: never) happens after this one."""
+    return interval > 0 and step % interval == 0
+
+
+def train(options: TrainerOptions, config: AdoConfig, *, record: bool = False) -> TrainResult:
     """Train on this rank; the whole of a run but process groups' end. Collective."""
     trainer = Trainer(options, config, record=record)
     trainer.say(
@@ -182,8 +208,10 @@ def train(options: TrainerOptions, config: AdoConfig, *, record: bool = False) -
     )
     if trainer.first_step:
         trainer.say(f"resumed after step {trainer.first_step}")
-    outcome = trainer.train()
+    result = trainer.train()
     trainer.close()
-    if outcome.last_step:
-        trainer.say(f"{outcome.last_step} of {options.steps} steps done; checkpoint in {trainer.run / 'checkpoints'}")
-    return outcome
+    asked = f"ended by {name_of(result.stopped_by)}: " if result.stopped_by else ""
+    if result.last_step:
+        where = trainer.run / "checkpoints"
+        trainer.say(f"{asked}{result.last_step} of {options.steps} steps done; checkpoint in {where}")
+    return result

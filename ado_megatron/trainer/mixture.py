@@ -1,11 +1,9 @@
 """The domains of a run, made from its checked data. No torch: the launcher's parent uses it too.
 
-Legend: C columns, one a prefix.
+Legend: C datasets (one per prefix).
 """
 
 from __future__ import annotations
-
-import numpy as np
 
 from ado_megatron.blend.domains import Domains
 from ado_megatron.blend.epoch_caps import caps_from_config, check_supply
@@ -19,8 +17,10 @@ from ado_megatron.trainer.step_plan import StepPlan
 def make_domains(data: DataSpec, options: TrainerOptions, config: AdoConfig) -> Domains:
     """Domains of the train prefixes; prefixes without weights count by their size, as in Megatron. Raises UserError."""
     lengths_C = [prefix.samples(options.seq_length) for prefix in data.train_C]
-    documents_C = np.array([prefix.documents for prefix in data.train_C])
-    return Domains.build([prefix.path for prefix in data.train_C], data.weights_C, lengths_C, config, documents_C)
+    documents_C = [prefix.documents for prefix in data.train_C]
+    content_C = [prefix.content for prefix in data.train_C]
+    paths_C = [prefix.path for prefix in data.train_C]
+    return Domains.build(paths_C, data.weights_C, lengths_C, config, documents_C, content_C)
 
 
 def check_mixture(data: DataSpec, options: TrainerOptions, config: AdoConfig) -> None:

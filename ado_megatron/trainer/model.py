@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from deepspeed.pipe import LayerSpec, PipelineModule
@@ -21,16 +23,17 @@ from megatron.core.transformer.torch_norm import WrappedTorchNorm
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from ado_megatron.trainer.options import TrainerOptions
-from ado_megatron.trainer.parallel import Place
+from ado_megatron.trainer.parallel import ParallelRank
 
 
 class Embed(LanguageModelEmbedding):
     """Token and learned position embeddings: ids [B, L] → [L, B, hidden]."""
 
-    def __init__(self, config: TransformerConfig, vocab_size: int, seq_length: int):
+    def __init__(self, config: TransformerConfig, vocab_size: int, seq_length: int) -> None:
         super().__init__(config, vocab_size, seq_length, position_embedding_type="learned_absolute")
 
     def forward(self, ids_BxL: torch.Tensor) -> torch.Tensor:
+        """Ids [B, L] → [L, B, hidden]."""
         position_1xL = torch.arange(ids_BxL.size(1), device=ids_BxL.device)[None]
         return super().forward(ids_BxL, position_1xL)
 
@@ -39,11 +42,15 @@ class CausalAttention(torch.nn.Module):
     """megatron-core's core_attention over torch's scaled dot product: no call of torch.cuda, flash kernels where there
     are some."""
 
-    def __init__(self, config, layer_number, attn_mask_type, attention_type, **_):
+    def __init__(
+        self, config: TransformerConfig, layer_number: int, attn_mask_type: Any, attention_type: str, **_: Any
+    ) -> None:
         super().__init__()
         self.dropout = config.attention_dropout
 
-    def forward(self, query, key, value, attention_mask=None, **_):
+    def forward(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any = None, **_: Any
+    ) -> torch.Tensor:
         """Each [L, B, heads / tp, head size] → [L, B, hidden / tp]."""
         query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
         dropout = self.dropout if self.training else 0.0
@@ -56,31 +63,33 @@ class CausalAttention(torch.nn.Module):
 class Block(torch.nn.Module):
     """One transformer layer, [L, B, hidden] → [L, B, hidden]."""
 
-    def __init__(self, config: TransformerConfig, number: int):
+    def __init__(self, config: TransformerConfig, number: int) -> None:
         super().__init__()
         spec = get_gpt_layer_local_spec()
         spec.submodules.self_attention.submodules.core_attention = CausalAttention
         self.layer = build_module(spec, config=config, layer_number=number)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Shape [L, B, hidden]."""
         return self.layer(hidden, attention_mask=None)[0]
 
 
 class FinalNorm(torch.nn.Module):
     """Layer norm before the head."""
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.norm = WrappedTorchNorm(config, config.hidden_size)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Shape [L, B, hidden]."""
         return self.norm(hidden)
 
 
 class Head(torch.nn.Module):
     """Output layer, its own weights, the vocabulary split over tensor ranks."""
 
-    def __init__(self, config: TransformerConfig, vocab_size: int):
+    def __init__(self, config: TransformerConfig, vocab_size: int) -> None:
         super().__init__()
         self.out = tensor_parallel.ColumnParallelLinear(
             config.hidden_size,
@@ -92,6 +101,7 @@ class Head(torch.nn.Module):
         )
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[L, B, hidden] → [L, B, vocabulary / tp]."""
         return self.out(hidden)[0]
 
 
@@ -121,7 +131,7 @@ def make_config(options: TrainerOptions) -> TransformerConfig:
     )
 
 
-def make_model(options: TrainerOptions, place: Place, vocab_size: int, loss_fn) -> PipelineModule:
+def make_model(options: TrainerOptions, place: ParallelRank, vocab_size: int, loss_fn: Callable) -> PipelineModule:
     """The pipeline module of this rank. Initial weights depend on the seed and the layer's number, not on the
     layout."""
     config = make_config(options)
@@ -142,7 +152,6 @@ def make_model(options: TrainerOptions, place: Place, vocab_size: int, loss_fn) 
             activation_checkpoint_interval=1 if options.recompute else 0,
         )
     # Seeds were for the initial weights. In training DeepSpeed would seed every layer by a count of micro-batches that
-    # it keeps in
-    # no checkpoint; layout.seed_step does it instead.
+    # it keeps in no checkpoint; parallel.seed_step does it instead.
     model.seed_layers = False
     return model

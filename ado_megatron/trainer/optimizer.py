@@ -12,7 +12,7 @@ from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.pipe.engine import PipelineEngine
 
 from ado_megatron.trainer.options import TrainerOptions
-from ado_megatron.trainer.parallel import Place
+from ado_megatron.trainer.parallel import ParallelRank
 
 _BETAS, _EPS = (0.9, 0.95), 1e-8
 
@@ -69,7 +69,7 @@ def engine_config(options: TrainerOptions, dp: int, first_batch: int) -> dict:
 
 
 def make_engine(
-    options: TrainerOptions, place: Place, model: PipelineModule, lr: float, first_batch: int
+    options: TrainerOptions, place: ParallelRank, model: PipelineModule, lr: float, first_batch: int
 ) -> tuple[PipelineEngine, str]:
     """The pipeline engine and the name of its optimizer. `first_batch`: samples of the first step."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,10 @@ class TrainerOptions:
 
     # fmt: off
     run_dir: str = option("", "directory of the run: checkpoints, ado/metrics.jsonl, TensorBoard", resume="free")
-    resume: bool = option(False,
-        "continue from the last complete checkpoint of the run directory; starts from zero if there is none yet",
-        resume="free")
+    resume: bool | str = option(False,
+        "continue from the checkpoint that checkpoints/latest names, and from zero if none was written yet; "
+        "--resume=newest-whole looks for the newest checkpoint that is not damaged", kind=bool,
+        choices=("newest-whole",), resume="free")
     data: str | None = option(None,
         "directory made by `ado-megatron prepare`: blend, validation blend, tokenizer", kind=str, resume="silent")
     data_path: tuple[str, ...] | None = option(None,
@@ -54,7 +56,9 @@ class TrainerOptions:
     dropout: float = option(0.0, "dropout of attention and hidden states", low=0.0, high=0.99)
     recompute: bool = option(False, "recompute the activations of each layer in the backward pass", resume="free")
 
-    steps: int = option(300, "training steps", low=1)
+    steps: int = option(300,
+        "training steps; a resumed run may have more or fewer (a decay of the learning rate then ends there)", low=1,
+        resume="free")
     micro_batch: int = option(8, "samples of a micro-batch", low=1, resume="free")
     global_batch: int = option(32, "samples of a step; under a ramp, of the last steps", low=1)
     rampup_batch_size: tuple[int, ...] | None = option(None,
@@ -75,6 +79,9 @@ class TrainerOptions:
     keep: int = option(2, "complete checkpoints kept; 0: all", low=0, resume="free")
     exit_interval: int = option(0, "save and stop when the step is a multiple of this; 0: run to the end", low=0,
         resume="free")
+    exit_signal: str | None = option(None,
+        "a signal, such as USR1, that ends the run as SIGTERM does: after the step, with a checkpoint", kind=str,
+        resume="free")
     eval_interval: int = option(100, "steps between validations; 0: none", low=0, resume="free")
     eval_samples: int = option(32, "validation samples of each prefix", low=1, resume="free")
     tensorboard: bool = option(True, "write TensorBoard events when torch.utils.tensorboard is installed",
@@ -86,6 +93,8 @@ class TrainerOptions:
         check_fields(self)
         self._check_model()
         self._check_data()
+        if self.exit_signal is not None:
+            self.exit_signal_number()
         ramp = self.rampup_batch_size
         if ramp is not None and (
             min(ramp) < 1 or ramp[0] > self.global_batch or (self.global_batch - ramp[0]) % ramp[1]
@@ -94,6 +103,16 @@ class TrainerOptions:
                 f"--rampup-batch-size {ramp[0]} {ramp[1]} {ramp[2]} does not reach --global-batch "
                 f"{self.global_batch} from {ramp[0]} in whole increments of {ramp[1]}"
             )
+
+    def exit_signal_number(self) -> int | None:
+        """The number of --exit-signal, if there is one. Raises UserError for a name that is no signal to be caught."""
+        if self.exit_signal is None:
+            return None
+        name = "SIG" + self.exit_signal.upper().removeprefix("SIG")
+        number = getattr(signal, name, None)
+        if not isinstance(number, signal.Signals) or number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD):
+            raise UserError(f"--exit-signal {self.exit_signal} is no signal that can be waited for; USR1 and USR2 are")
+        return int(number)
 
     def _check_model(self) -> None:
         if self.hidden % self.heads:
@@ -149,6 +168,7 @@ class TrainerOptions:
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The parser of `ado-megatron pretrain`; its complaints are UserErrors."""
     parser = Parser(
         prog="ado-megatron pretrain", allow_abbrev=False,
         description="Pretrain a small GPT of megatron-core layers in a DeepSpeed pipeline on an adaptive data mixture.",
@@ -163,3 +183,9 @@ def parse(argv: list[str]) -> tuple[TrainerOptions, AdoConfig]:
     """Options of the trainer and of the mixer from a command line. Raises UserError."""
     namespace = make_parser().parse_args(argv)
     return from_args(TrainerOptions, namespace), AdoConfig.from_args(namespace)
+
+
+def exit_signals(options: TrainerOptions) -> list[int]:
+    """The signals that end a run after its step: SIGTERM, SIGINT and the one of --exit-signal."""
+    asked = options.exit_signal_number()
+    return [int(signal.SIGTERM), int(signal.SIGINT), *([] if asked is None else [asked])]

@@ -26,7 +26,7 @@ _MODEL_PARALLEL_STREAM = (
 
 
 @dataclass(frozen=True)
-class Place:
+class ParallelRank:
     """Where this process stands. contributes: whether its losses belong in the world's sum; reads: whether it needs
     batches."""
 
@@ -42,18 +42,21 @@ class Place:
 
     @property
     def is_last_stage(self) -> bool:
+        """Whether the loss is computed here."""
         return self.pp_rank == self.pp - 1
 
     @property
     def contributes(self) -> bool:
+        """Whether the losses of this rank belong in the world's sum."""
         return self.is_last_stage and self.tp_rank == 0
 
     @property
     def reads(self) -> bool:
+        """Whether this rank needs batches."""
         return self.pp_rank == 0 or self.is_last_stage
 
 
-def set_up(options: TrainerOptions) -> Place:
+def set_up(options: TrainerOptions) -> ParallelRank:
     """Initialise torch.distributed (unless it is), both libraries' groups and one random-state tracker for both.
 
     Raises UserError when the world cannot be split as the options ask.
@@ -80,12 +83,12 @@ def set_up(options: TrainerOptions) -> Place:
     megatron_random._CUDA_RNG_STATE_TRACKER = checkpointing.get_cuda_rng_tracker()
     megatron_random._CUDA_RNG_STATE_TRACKER_INITIALIZED = True
     device = torch.device(accelerator.current_device_name())
-    place = Place(rank, world_size, here.model, here.pipe, here.data, dp, options.pp, device, topology)
+    place = ParallelRank(rank, world_size, here.model, here.pipe, here.data, dp, options.pp, device, topology)
     seed_step(options, place, 0)
     return place
 
 
-def seed_step(options: TrainerOptions, place: Place, step: int) -> None:
+def seed_step(options: TrainerOptions, place: ParallelRank, step: int) -> None:
     """Random states of a step as a function of (seed, step, place): a resumed run drops the same units as an unbroken
     one."""
     seed = (options.seed * 1_000_003 + step) * 4099 + place.pp_rank * 64 + place.dp_rank * 8191

@@ -1,15 +1,17 @@
-"""The loss site of the last pipeline stage.
+"""Where the last pipeline stage computes its loss.
 
 Legend: B samples of a micro-batch, L tokens, K domains.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from megatron.core import tensor_parallel
 
 
-class LossSite:
+class PipelineLoss:
     """The pipeline's loss_fn: mean token loss for the engine, per-domain sums for the mixer, validation sums for the
     log.
 
@@ -18,8 +20,8 @@ class LossSite:
     is called with gradients only; validation batches carry the domain itself in the key's place.
     """
 
-    def __init__(self, num_domains: int):
-        self.on_train = None
+    def __init__(self, num_domains: int) -> None:
+        self.on_train: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None] | None = None
         self._valid_Kx2 = torch.zeros(num_domains, 2, dtype=torch.float64)
 
     def __call__(

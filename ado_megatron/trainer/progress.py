@@ -1,78 +1,144 @@
-"""What a person sees of the run: progress bar, metrics.jsonl, TensorBoard. Rank zero only.
+"""What a person sees of the run: lines, progress bar, metrics.jsonl, TensorBoard. Rank zero only.
+
+None of it may stop a run: where it cannot be written (a closed pipe, a full disk, a directory that is gone), this is
+said once and the run goes on.
 
 Legend: K domains.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 from tqdm import tqdm
 
-from ado_megatron.mixer.mixer import Mixer
+from ado_megatron.files import BestEffort
+from ado_megatron.mixer import Mixer
 from ado_megatron.trainer.options import TrainerOptions
 
 
 class Progress:
     """Shows and records the run from `first_step` on. Close it at the end."""
 
-    def __init__(self, options: TrainerOptions, mixer: Mixer, first_step: int):
-        self._mixer, self._names_K = mixer, mixer.domains.names_K
+    def __init__(self, options: TrainerOptions, mixer: Mixer, first_step: int) -> None:
+        assert mixer.rank_zero is not None, "only rank zero shows progress"
+        self._mixer, self._names_K, self._metrics = mixer, mixer.domains.names_K, mixer.rank_zero.recorder.metrics
         self._bar = tqdm(
-            total=options.steps, initial=first_step, unit="step", desc="train", file=sys.stderr, dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 10.0, disable=not options.progress,
+            total=options.steps, initial=first_step, unit="step", desc="train", file=_Terminal(sys.stderr),
+            dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10.0, disable=not options.progress,
         )  # fmt: skip
-        self._board = _board(Path(options.run_dir) / "tensorboard", first_step) if options.tensorboard else None
-        self._since = (time.monotonic(), None)
+        self._try_board = BestEffort("TensorBoard's events", errors=(OSError, ValueError))
+        self._board: Any = None
+        if options.tensorboard:
+            self._try_board.attempt(lambda: self._open_board(Path(options.run_dir) / "tensorboard", first_step))
+        self._since: tuple[float, int | None] = (time.monotonic(), None)
+
+    def _open_board(self, folder: Path, first_step: int) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        _quiet_writer_threads()
+        self._board = SummaryWriter(str(folder), purge_step=first_step)
+
+    @staticmethod
+    def print(text: str) -> None:
+        """A line on stdout; when that is closed, nothing."""
+        _Terminal(sys.stdout).write(text + "\n")
 
     def say(self, text: str) -> None:
         """A line of the log that does not break the bar."""
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        with tqdm.external_write_mode(file=sys.stdout):
+            self.print(text)
 
     def advance(self) -> None:
+        """One step more."""
         self._bar.update()
 
     def step(self, done: int, consumed: int, loss: float, lr: float, grad_norm: float) -> None:
         """Report after `done` steps; called once a logging interval, so that the device is asked for the loss only
-        then."""
+        then. loss: of this step, in nats a token. grad_norm: before clipping."""
         now, (then, before) = time.monotonic(), self._since
         rate = (consumed - before) / max(now - then, 1e-9) if before is not None else float("nan")
         self._since = (now, consumed)
-        self._mixer.rank_zero.recorder.metrics.write(
-            "progress", done, loss=loss, lr=lr, grad_norm=grad_norm, samples_per_second=rate
-        )
+        self._metrics.write("progress", done, loss=loss, lr=lr, grad_norm=grad_norm, samples_per_second=rate)
         weights_K = np.asarray(self._mixer.weights_K(consumed))
         largest = ", ".join(f"{self._names_K[k]} {weights_K[k]:.0%}" for k in np.argsort(-weights_K, kind="stable")[:3])
         self._bar.set_postfix_str(f"loss {loss:.3f} | {largest}", refresh=False)
-        if self._board is not None:
-            self._board.add_scalar("train/loss", loss, done)
-            self._board.add_scalar("train/lr", lr, done)
-            self._board.add_scalar("train/grad_norm", grad_norm, done)
-            for name, weight in zip(self._names_K, weights_K, strict=True):
-                self._board.add_scalar(f"weight/{name}", float(weight), done)
+        scalars = {"train/loss": loss, "train/lr": lr, "train/grad_norm": grad_norm}
+        scalars |= {f"weight/{name}": float(w) for name, w in zip(self._names_K, weights_K, strict=True)}
+        self._add_scalars(scalars, done)
 
     def validation(self, done: int, loss_K: np.ndarray) -> None:
-        """Mean token loss of each domain (nan: no samples)."""
-        self._mixer.rank_zero.recorder.metrics.write("validation", done, loss_K=loss_K)
-        if self._board is not None:
-            for name, loss in zip(self._names_K, loss_K, strict=True):
-                if np.isfinite(loss):
-                    self._board.add_scalar(f"validation/{name}", float(loss), done)
+        """Mean token loss of each domain in nats (nan: no samples)."""
+        self._metrics.write("validation", done, loss_K=loss_K)
+        pairs = zip(self._names_K, loss_K, strict=True)
+        self._add_scalars({f"validation/{name}": float(loss) for name, loss in pairs if np.isfinite(loss)}, done)
+
+    def _add_scalars(self, scalars: dict[str, float], step: int) -> None:
+        board = self._board
+        if board is None:
+            return
+
+        def add() -> None:
+            for tag, value in scalars.items():
+                board.add_scalar(tag, value, step)
+
+        if not self._try_board.attempt(add):  # its writer does not recover from a failed write
+            self._board = None
 
     def close(self) -> None:
+        """Close the bar and the events."""
         self._bar.close()
         if self._board is not None:
-            self._board.close()
+            self._try_board.attempt(self._board.close)
 
 
-def _board(folder: Path, first_step: int):
-    if importlib.util.find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
+class _Terminal:
+    """A stream that people look at. When its reader is gone it is pointed at nothing, for us and for all libraries."""
 
-    return SummaryWriter(str(folder), purge_step=first_step)
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> None:
+        """Write and flush."""
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._give_up()
+
+    def flush(self) -> None:
+        """Flush."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        with contextlib.suppress(OSError, ValueError):  # no descriptor: a stream that was closed or replaced
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self._stream.fileno())
+            os.close(nothing)
+
+
+def _quiet_writer_threads() -> None:
+    """TensorBoard's thread prints a traceback when a write fails, and tells the caller, which is enough."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__name__ != "_AsyncWriterThread":
+            before(args)
+
+    threading.excepthook = hook

@@ -9,13 +9,21 @@ from typing import Any
 
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
+from ado_megatron.files import atomic_write
 from ado_megatron.option_fields import names
 from ado_megatron.trainer.check_data import DataSpec
+from ado_megatron.trainer.checkpoint_files import damage, steps_of, way_on
 from ado_megatron.trainer.options import TrainerOptions
+
+PARTS = {"options": "--", "ado": "--ado-", "layout": ""}  # of an identity, and how a difference in one is called
+FREE = names(TrainerOptions, resume="free")
 
 
 def run_identity(options: TrainerOptions, config: AdoConfig, data: DataSpec, dp: int) -> dict[str, Any]:
-    """What config.json of a run directory says; two runs may continue one another when theirs agree."""
+    """What config.json of a run directory says; two runs may continue one another when theirs agree.
+
+    dp: data-parallel ranks.
+    """
     may_change = names(config, resume="free") | names(config, resume="silent")
     ado = {name: value for name, value in config.resolved().to_dict().items() if name not in may_change}
     prefixes = {"train": [p.identity() for p in data.train_C], "valid": [p.identity() for p in data.valid_C or ()]}
@@ -44,10 +52,9 @@ def check_run_dir(options: TrainerOptions, config: AdoConfig, identity: dict[str
                 "trainer; name another directory"
             )
         return
-    try:
-        theirs = json.loads((run / "config.json").read_text())
-    except ValueError as error:
-        raise UserError(f"{run / 'config.json'} is damaged; name another --run-dir") from error
+    theirs = _read_identity(run, options)
+    if theirs is None or not (theirs.get("trained", True) or steps_of(run)):
+        return  # a start that never trained
     differences = _differences(theirs, json.loads(json.dumps(identity)), options, config.accept_changes)
     if differences:
         raise UserError(
@@ -61,11 +68,37 @@ def check_run_dir(options: TrainerOptions, config: AdoConfig, identity: dict[str
         )
 
 
-def _differences(theirs: dict, ours: dict, options: TrainerOptions, accept_changes: bool) -> list[str]:
+def _read_identity(run: Path, options: TrainerOptions) -> dict[str, Any] | None:
+    """What config.json says; None where it is damaged and the user asked for what is whole. Raises UserError."""
+    try:
+        theirs = json.loads((run / "config.json").read_bytes())
+        if isinstance(theirs, dict) and all(isinstance(theirs.get(part), dict) for part in PARTS):
+            return theirs
+    except OSError as error:
+        raise UserError(f"{run / 'config.json'} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        pass
+    if options.resume == "newest-whole":
+        return None
+    whole = next((step for step in reversed(steps_of(run)) if damage(run, step) is None), None)
+    raise UserError(f"{run / 'config.json'} is damaged, it says no run's options; {way_on(whole)}")
+
+
+def write_identity(run: Path, identity: dict[str, Any], *, trained: bool) -> None:
+    """Write config.json. trained: whether a step was done, so that the directory belongs to this run for good; before,
+    a start with other options may take it over. Raises OSError."""
+    atomic_write(run / "config.json", (json.dumps(identity | {"trained": trained}, indent=1) + "\n").encode())
+
+
+def _differences(
+    theirs: dict[str, Any], ours: dict[str, Any], options: TrainerOptions, accept_changes: bool
+) -> list[str]:
+    """What a user would have to change to continue the other run, in words."""
     found = []
-    for part, prefix in (("options", "--"), ("ado", "--ado-"), ("layout", "")):
-        for name in sorted(set(theirs.get(part, {})) | set(ours[part])):
-            old, new = theirs.get(part, {}).get(name), ours[part].get(name)
+    for part, prefix in PARTS.items():
+        # An option that may change now was perhaps a part of the identity in the version that wrote it.
+        for name in sorted((set(theirs[part]) - FREE) | set(ours[part])):
+            old, new = theirs[part].get(name), ours[part].get(name)
             if part == "layout" and name == "dp" and options.zero == 0 and not options.bf16:
                 continue  # every rank holds the whole optimizer, so the checkpoint does not depend on their number
             if part == "options" and name in ("tp", "pp"):
@@ -75,9 +108,27 @@ def _differences(theirs: dict, ours: dict, options: TrainerOptions, accept_chang
                     prefix + name.replace("_", "-") if prefix else {"dp": "data-parallel ranks"}.get(name, "--" + name)
                 )
                 found.append(f"{flag} was {_show(old)}, is {_show(new)}")
-    if theirs.get("data") != ours["data"] and not accept_changes:
+    if not _same_data(theirs.get("data"), ours["data"]) and not accept_changes:
         found.append("its data (prefixes, their contents or weights) is another")
     return found
+
+
+def _same_data(theirs: Any, ours: dict[str, Any]) -> bool:
+    """Whether two runs read the same data. An older version knew prefixes by fewer facts: then those count."""
+
+    def known(data: Any, side: str) -> list[list]:
+        return [list(prefix) for prefix in data[side]]
+
+    try:
+        if theirs["weights"] != ours["weights"]:
+            return False
+        for side in ("train", "valid"):
+            pairs = list(zip(known(theirs, side), known(ours, side), strict=True))
+            if any(len(old) < 4 or old != new[: len(old)] for old, new in pairs):
+                return False
+    except (TypeError, KeyError, ValueError):
+        return False
+    return True
 
 
 def _show(value: Any) -> str:

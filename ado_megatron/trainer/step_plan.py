@@ -15,7 +15,7 @@ from ado_megatron.trainer.options import TrainerOptions
 class StepPlan:
     """Batch sizes, consumed samples and learning rates of the steps of a run."""
 
-    def __init__(self, options: TrainerOptions):
+    def __init__(self, options: TrainerOptions) -> None:
         self.options = options
         ramp = options.rampup_batch_size
         # The steps of the ramp by size: (first step, first sample, size). The last entry goes on for ever.
@@ -38,6 +38,7 @@ class StepPlan:
 
     @property
     def total_samples(self) -> int:
+        """Samples of all steps."""
         return self.consumed(self.options.steps)
 
     def learning_rate(self, step: int) -> float:
@@ -67,6 +68,7 @@ class StepPlan:
 
 
 def _ramp_pieces(start: int, increment: int, final: int, samples: int) -> list[tuple[int, int, int]]:
+    """(first step, first sample, samples of a step) of each size, by Megatron's rule (num_microbatches_calculator)."""
     per_increment = samples / ((final - start) // increment)
     step, consumed, pieces, size = 0, 0, [], 0
     while size < final:

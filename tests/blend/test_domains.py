@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ado_megatron.blend.domains import Domains
+from ado_megatron.blend.options import BlendOptions
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
 
@@ -129,3 +130,10 @@ def test_the_fingerprint_follows_the_data_and_the_groups(groups):
     others = [build(lengths=[100, 300, 100, 501]), build(PREFIXES[:2], (1, 1), LENGTHS[:2]), build(groups=path)]
     others.append(Domains.build(PREFIXES, (4, 1, 3, 2), LENGTHS, AdoConfig(), documents_C=[1, 2, 3, 4]))
     assert len({domains.fingerprint() for domains in [build(), *others]}) == 5
+
+
+def test_what_the_files_say_counts_in_the_fingerprint_where_it_is_known():
+    known = [Domains.build(["a", "b"], None, [5, 7], BlendOptions(), [1, 2], content) for content in ([3, 4], [3, 5])]
+    unknown = Domains.build(["a", "b"], None, [5, 7], BlendOptions(), [1, 2])
+    assert len({domains.fingerprint() for domains in [*known, unknown]}) == 3
+    assert {domains.fingerprint(content=False) for domains in known} == {unknown.fingerprint()}

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ado_megatron.blend.static_export import blend_text, not_continued, outlook
+from ado_megatron.blend.static_export import blend_text, describe_continuation, not_continued
 
 counts_of = st.lists(st.integers(0, 400), min_size=2, max_size=12).filter(lambda counts: sum(counts) > 0)
 
@@ -40,5 +40,5 @@ def test_a_column_beyond_its_epoch_now_or_at_the_end_of_the_run_is_named():
     assert not_continued(np.array([100]), np.array([99]), 99) == []
     assert not_continued(np.array([100]), np.array([100]), 100) == [0]  # asked for 101
     assert not_continued(np.array([5, 5]), np.array([0, 4]), 4) == [], "nothing drawn, nothing to continue"
-    assert "repeats and skips nothing" in outlook("abcd", [], 100)
-    assert "repeats and skips samples of a, d," in outlook("abcd", [0, 3], 100)
+    assert "repeats and skips nothing" in describe_continuation("abcd", [], 100)
+    assert "repeats and skips samples of a, d," in describe_continuation("abcd", [0, 3], 100)

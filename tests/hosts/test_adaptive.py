@@ -30,6 +30,7 @@ BASIC = ["dp2", "tp2", "pp2", "tp2_pp2"]
 LM_ONLY = ["vpp2", "cp2", "cp2_tp2", "distributed_optimizer", "torch_dist_tp2"]
 CASES = [
     *[(host, layout) for host in ("lm", "lm_main") for layout in BASIC + LM_ONLY],
+    *[("lm_release", layout) for layout in [*BASIC, "vpp2", "cp2"]],
     *[("deepspeed", layout) for layout in BASIC],
     *[("deepspeed_flat", layout) for layout in ("dp2", "tp2", "zero0", "zero2", "zero3", "ulysses2")],
 ]

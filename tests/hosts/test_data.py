@@ -1,12 +1,13 @@
 """Every way in which a host takes its data, and runs that do not take a whole batch a step."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from ado_megatron.audit import audit
 from ado_megatron.mixer.sidecar import read_sidecar
-from tests.kit.host_runs import QUICK_ADO, tail, train, write_domains
+from tests.kit.host_runs import DOMAINS, QUICK_ADO, tail, train, write_domains
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
 
@@ -17,6 +18,10 @@ def forms(directory):
     (directory / "blend.txt").write_text(" ".join(blend))
     splits = {"train": blend, "valid": blend[:4], "test": blend[4:]}
     (directory / "splits.json").write_text(json.dumps(splits))
+    documents = {prefix: DOMAINS[Path(prefix).name.split("_")[0]][1] for prefix in blend[1::2]}
+    # a document is a sequence; of document boundaries there is one more
+    sequences = {prefix: [number, number + 1] for prefix, number in documents.items()}
+    (directory / "sequences.json").write_text(json.dumps(sequences))
     return {
         "data_path": ["--data-path", *blend],
         "no_weights": ["--data-path", *blend[1::2]],
@@ -24,12 +29,13 @@ def forms(directory):
             "--train-data-path", *blend, "--valid-data-path", *blend[:4], "--test-data-path", *blend[4:],
         ],
         "data_args_path": ["--data-args-path", directory / "blend.txt"],
+        "sequences": ["--data-path", *blend, "--per-dataset-sequences-path", directory / "sequences.json"],
         "per_split": ["--per-split-data-args-path", directory / "splits.json"],
     }  # fmt: skip
 
 
 CASES = [(host, form) for host in ("lm", "lm_main") for form in
-         ("no_weights", "train_data_path", "data_args_path", "per_split")]  # fmt: skip
+         ("no_weights", "train_data_path", "data_args_path", "per_split", "sequences")]  # fmt: skip
 CASES += [(host, "train_data_path") for host in ("deepspeed", "deepspeed_flat")]
 
 

@@ -13,7 +13,7 @@ from ado_megatron.hosts.evaluation import COLUMN, EvaluatedSet, Validation
 from ado_megatron.hosts.session import Session
 from ado_megatron.measure.metrics import read_metrics
 from ado_megatron.mixer.world import World
-from ado_megatron.report.data import read_run
+from ado_megatron.report import read_run
 from tests.kit import mixing
 
 

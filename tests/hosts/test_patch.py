@@ -10,7 +10,7 @@ import pytest
 from ado_megatron.audit import audit
 from ado_megatron.errors import UserError
 from ado_megatron.hosts import patch
-from ado_megatron.measure.draw_log import DrawFile
+from ado_megatron.measure.draw_file import DrawFile
 from tests.kit.host_runs import QUICK_ADO, ROOT, checkout, tail, train, write_domains
 
 TRAINING = '''"""A training loop."""

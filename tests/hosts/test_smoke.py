@@ -68,4 +68,4 @@ def test_without_arguments_it_says_how_it_is_called():
 def test_a_script_of_another_project_is_no_host(tmp_path):
     (tmp_path / "pretrain_gpt.py").write_text("")
     done = smoke(tmp_path, "--lr", "1e-3", OUT=tmp_path / "out", PYTHON=sys.executable)
-    assert done.returncode != 0 and "no host was recognised" in done.stdout
+    assert done.returncode != 0 and "no framework was recognised" in done.stdout

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ado_megatron.audit import audit
-from ado_megatron.measure.draw_log import DrawFile
+from ado_megatron.measure.draw_file import DrawFile
 from ado_megatron.stream.sample_key import unpack_key
 from tests.kit.host_runs import QUICK_ADO, tail, train, write_domains
 
@@ -145,7 +145,7 @@ def test_what_cannot_be_continued_is_refused_with_a_sentence(host, tmp_path):
     assert first.status == 0, tail(first)
     other = [*data[:1], "0.7", *data[2:]]
     refused = train(host, save, other, options)
-    assert refused.status != 0 and "trained by the host's own blend with data_path" in refused.log, tail(refused)
+    assert refused.status != 0 and "trained by the framework's own blend with data_path" in refused.log, tail(refused)
     again = train(host, save, data, [*options, "--ado-off", "--exit-interval", 6])
     assert again.status == 0 and max(again.curve) == 6, tail(again)
 

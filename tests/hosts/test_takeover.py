@@ -86,7 +86,7 @@ def test_samples_are_counted_in_pieces_and_not_beyond_the_blend(monkeypatch):
     for consumed in (0, 1, 7, 8, 50):
         expected = np.bincount(index_N[:consumed], minlength=4).tolist()
         assert count_drawn(index_N, consumed, 4).tolist() == expected
-    with pytest.raises(UserError, match="stands at 51 samples, but the host's blend has 50"):
+    with pytest.raises(UserError, match="stands at 51 samples, but the framework's blend has 50"):
         count_drawn(index_N, 51, 4)
 
 

@@ -32,7 +32,7 @@ def place(tmp_path_factory):
 
 def printed(run: Run) -> list[tuple[int, float]]:
     """(iteration, loss) of every evaluation that the host printed, in order; the last is that of the test set."""
-    lines = re.findall(r"validation(?:-\d+)? loss at iteration (\d+).*?\| lm loss value: (\S+)", run.log)
+    lines = re.findall(r"validation(?:-\w+)? loss at iteration (\d+).*?\| lm loss value: (\S+)", run.log)
     return [(int(step), float(loss)) for step, loss in lines]
 
 
@@ -110,6 +110,8 @@ def test_validation_sets_of_one_prefix_each_are_the_domains(host, place):
     directory, blend = place
     data = ["--train-data-path", *blend, "--valid-data-path", blend[3], blend[1]]
     options = ["--ado-validation", *QUICK_ADO, "--full-validation", "--multiple-validation-sets", "--eval-interval", 6]
+    if host == "lm_main":
+        options += ["--validation-set-names", "first", "second"]
     run = train(host, directory / f"{host}_sets", data, [*options, "--num-workers", 1], ranks=2, steps=6)
     assert run.status == 0, tail(run)
     row, (code, wiki) = run.metrics("validation")[0], [loss for _, loss in printed(run)][:2]

@@ -1,8 +1,8 @@
 """Real runs of unmodified hosts on a CPU, for the tests marked `host`.
 
-A checkout is the user's own: MEGATRON_LM_DIR (core_v0.16.1), MEGATRON_LM_MAIN_DIR (main d98e8a6),
-MEGATRON_DEEPSPEED_DIR (4efb479). MEGATRON_PYTHON: the interpreter that has their packages (default: this
-one). See launch/README.md.
+A checkout is the user's own: MEGATRON_LM_DIR (core_v0.16.1), MEGATRON_LM_RELEASE_DIR (core_v0.19.0),
+MEGATRON_LM_MAIN_DIR (main d98e8a6), MEGATRON_DEEPSPEED_DIR (4efb479). MEGATRON_PYTHON: the interpreter that has their
+packages (default: this one). See launch/README.md.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CHECKOUTS = {
     "lm": "MEGATRON_LM_DIR",
+    "lm_release": "MEGATRON_LM_RELEASE_DIR",
     "lm_main": "MEGATRON_LM_MAIN_DIR",
     "deepspeed": "MEGATRON_DEEPSPEED_DIR",
     "deepspeed_flat": "MEGATRON_DEEPSPEED_DIR",  # --no-pipeline-parallel
@@ -132,12 +134,12 @@ def deepspeed_config(directory: Path, zero: int) -> list[str]:
 
 def train(
     host: str, save: Path, data: list[str], options=(), *, ranks=1, steps=24, zero=0, module="ado_megatron.run",
-    root=None, timeout=280,
+    root=None, timeout=280, during=None,
 ) -> Run:  # fmt: skip
     """Run the pretrain_gpt.py of the host (or of `root`, a copy of it) through `module`, or plainly if that is None.
 
     data: the options that name the data. steps: None if the options say how long. save: the directory of checkpoints,
-    ado/ and logs.
+    ado/ and logs. during: called with the launcher's process and the path of its log when it was started.
     """
     save.mkdir(parents=True, exist_ok=True)
     script = (root or checkout(host)) / "pretrain_gpt.py"
@@ -168,6 +170,8 @@ def train(
             start_new_session=True,
         )  # fmt: skip
         try:
+            if during is not None:
+                during(process, Path(log.name))
             status = process.wait(timeout)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
@@ -175,6 +179,25 @@ def train(
             status = None
         log.seek(0)
         return Run(status, log.read(), save)
+
+
+def signal_a_rank(number: int, rank: int, step: int):
+    """A `during` of `train`: the signal to one rank of a launcher when the log shows that the step was done."""
+
+    def send(process: subprocess.Popen, log: Path) -> None:
+        deadline = time.monotonic() + 240
+        while not re.search(rf"iteration\s+{step}/", log.read_text()):
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
+            time.sleep(0.01)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for pid in children:
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            if f"RANK={rank}".encode() in environment:
+                os.kill(int(pid), number)
+                return
+        raise AssertionError(f"rank {rank} is not among the launcher's children {children}")
+
+    return send
 
 
 def tail(run: Run, lines: int = 40) -> str:

@@ -12,6 +12,8 @@ from ado_megatron.config import AdoConfig
 from ado_megatron.mixer.loader import LoaderSettings
 from ado_megatron.mixer.mixer import Mixer
 from ado_megatron.mixer.world import World
+from ado_megatron.scaling_law import fit_process
+from ado_megatron.scaling_law.smoothing import fit_history
 from ado_megatron.stream.sample_key import pack_key
 
 LENGTHS = (1000, 300, 70)
@@ -35,6 +37,19 @@ def loss_of(column: int, drawn: int) -> float:
     """The loss of a sample of `column` of which `drawn` were seen before: each column has a law of its own."""
     epsilon, beta, alpha = ((1.0, 4.0, 0.30), (2.0, 3.0, 0.15), (0.5, 6.0, 0.60), (1.5, 2.0, 0.4))[column]
     return epsilon + beta * (drawn + 8) ** -alpha
+
+
+class FitInPlace(fit_process.Fit):
+    """A fit without a process of its own, for the tests that are not about the process."""
+
+    def __init__(self, history, options, transfer_K=None, *, directory=None, program=None, more=None):
+        self._laws = fit_history(history, options)
+
+    def result(self, deadline):
+        return fit_process.FitOutcome(self._laws, "", 0.0, 0.0)
+
+    def cancel(self):
+        pass
 
 
 RUNS: list[Run] = []  # a test may abandon a run as a crash would; its fits are stopped after the test

@@ -62,3 +62,13 @@ def fit_record(step, log_beta, log_epsilon, alpha, rare, credit):
             "points_K": [step // 10] * num, "rms_K": [0.02 * drift] * num,
             "stderr_Kx3": [[0.1, 0.05, 0.03]] * num, "speed_stderr_K": [0.1 * drift] * num,
             "seconds": 0.05, "wait_seconds": 0.0, "credit_K": credit.tolist()}  # fmt: skip
+
+
+def steps_of(records):
+    """The records of logging intervals."""
+    return [record for record in records if record["type"] == "step"]
+
+
+def write_records(folder, records):
+    """Writes folder/ado/metrics.jsonl anew, a record a line."""
+    (folder / "ado" / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -80,8 +80,8 @@ def train_rank(rank: int, run_dir: str, data: str, trainer: dict | None = None, 
     options = TrainerOptions(**(SMALL | dict(run_dir=run_dir, data=data) | (trainer or {})))
     ranks_trainer = Trainer(options, AdoConfig(**(dict(log_interval=1) | (ado or {}))), record=True)
     recorder = _Recorder()
-    if ranks_trainer.feed is not None and ranks_trainer.feed._draw_log is None:
-        ranks_trainer.feed._draw_log = recorder
+    if ranks_trainer.batches is not None and ranks_trainer.batches._draw_log is None:
+        ranks_trainer.batches._draw_log = recorder
     outcome = ranks_trainer.train()
     ranks_trainer.close()
     return dict(vars(outcome), drawn=recorder.rows, place=(ranks_trainer.place.pp_rank, ranks_trainer.place.dp_rank))

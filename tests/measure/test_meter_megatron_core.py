@@ -152,7 +152,7 @@ def train(rank, tp, pp, cp, virtual):
                 )  # fmt: skip
             if forward_only:
                 assert meter._sums_TxKx2[step].abs().sum() == 0
-    return world.sum_(meter.take(STEPS)).numpy()
+    return world.all_reduce_sum(meter.take(STEPS)).numpy()
 
 
 @functools.cache

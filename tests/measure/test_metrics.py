@@ -1,153 +1,116 @@
-"""metrics.jsonl on a disk that fails, and files that are damaged. Legend: K domains."""
+"""The one reader of metrics.jsonl: what it accepts, and that each kind of damage is named with file and line."""
 
-import errno
 import json
-import logging
 import os
 
 import numpy as np
 import pytest
 
 from ado_megatron.errors import UserError
-from ado_megatron.files import BestEffort
-from ado_megatron.measure import metrics
-from ado_megatron.measure.metrics import MetricsWriter, StepGroups, read_metrics
+from ado_megatron.measure.metrics import encoded, read_metrics, readable_records
+from ado_megatron.measure.record import Record
 
-HEADER = {"domains": ["a", "b"], "prior_K": [0.5, 0.5]}
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
+HEADER = '{"type": "run", "version": 1}\n'
+STEP = '{"type": "step", "step": 3, "loss_K": [1.5, null]}\n'
 
 
-@pytest.fixture
-def disk(monkeypatch):
-    """A disk that can be full: the first `room` bytes of a write arrive, as with a real one."""
-
-    class Disk:
-        room = None
-
-    real_open = open
-
-    def failing_open(path, mode="r", *rest, **named):
-        file = real_open(path, mode, *rest, **named)
-        if "a" in mode and Disk.room is not None:
-            real_write = file.write
-
-            def write(data):
-                real_write(data[: Disk.room])
-                file.flush()
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-            class Full:
-                tell, flush, truncate = file.tell, file.flush, file.truncate
-
-                def __enter__(self):
-                    return self
-
-                def __exit__(self, *error):
-                    file.close()
-
-            Full.write = staticmethod(write)
-            return Full()
-        return file
-
-    monkeypatch.setattr(metrics, "open", failing_open, raising=False)
-    return Disk
-
-
-def test_a_full_disk_is_warned_of_once_and_nothing_is_lost(tmp_path, disk, caplog):
-    clock = Clock()
-    writer = MetricsWriter(tmp_path / "metrics.jsonl", HEADER, clock)
-    writer.start(0)
-    writer.write("step", 1, loss_K=[1.0, 2.0])
-    disk.room = 7  # a part of the next line arrives
-    with caplog.at_level(logging.WARNING):
-        for step in range(2, 6):
-            clock.now += 3.0
-            writer.write("step", step, loss_K=[1.0, float("nan")])
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "No space left on device; the run goes on without" in caplog.text
-    disk.room = None
-    clock.now += 1000.0
-    writer.write("step", 6, loss_K=[1.0, 2.0])
-    assert [r.get("step") for r in read_metrics(tmp_path / "metrics.jsonl")] == [None, 1, 2, 3, 4, 5, 6]
-    assert read_metrics(tmp_path / "metrics.jsonl")[2]["loss_K"] == [1.0, None]
-
-
-def test_what_does_not_fit_the_memory_is_counted_as_a_gap(tmp_path, disk, monkeypatch):
-    clock = Clock()
-    writer = MetricsWriter(tmp_path / "metrics.jsonl", HEADER, clock)
-    writer.start(0)
-    disk.room = 0
-    monkeypatch.setattr(metrics, "PENDING_BYTES", 200)
-    for step in range(1, 21):
-        writer.write("step", step, loss_K=[1.0, 2.0])
-    disk.room = None
-    clock.now += 1000.0
-    writer.write("step", 21, loss_K=[1.0, 2.0])
-    records = read_metrics(tmp_path / "metrics.jsonl")
-    kept = [r["step"] for r in records if r["type"] == "step"]
-    assert records[-1] == {"type": "gap", "step": 21, "lost": 21 - len(kept)}
-    assert kept == list(range(22 - len(kept), 22)) and 1 < len(kept) < 8
-
-
-def test_a_directory_that_is_gone_at_the_start_stops_nothing_and_the_file_comes_when_it_is_back(tmp_path):
-    clock = Clock()
-    (tmp_path / "ado").write_text("in the way")
-    writer = MetricsWriter(tmp_path / "ado" / "metrics.jsonl", HEADER, clock)
-    writer.start(0)
-    writer.write("step", 1, loss_K=[1.0, 2.0])
-    (tmp_path / "ado").unlink()
-    clock.now += 1000.0
-    writer.write("step", 2, loss_K=[1.0, 2.0])
-    assert [r["type"] for r in read_metrics(tmp_path / "ado" / "metrics.jsonl")] == ["run", "step", "step"]
-
-
-def test_a_resume_sets_a_damaged_file_aside_and_keeps_what_can_be_read(tmp_path, caplog):
+def written(tmp_path, text):
     path = tmp_path / "metrics.jsonl"
-    lines = [json.dumps({"type": "step", "step": step}) for step in range(1, 6)]
-    path.write_bytes("\n".join([json.dumps({"type": "run"} | HEADER), *lines[:2]]).encode() + b"\n\xff\x00{\n"
-                     + "\n".join(lines[2:]).encode() + b"\n")  # fmt: skip
-    with pytest.raises(UserError, match="line 4 of .*metrics.jsonl is not a record"):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_records_come_in_order_and_know_their_line(tmp_path):
+    records = read_metrics(written(tmp_path, HEADER + STEP + '{"type": "st'))
+    assert records == [{"type": "run", "version": 1}, {"type": "step", "step": 3, "loss_K": [1.5, None]}]
+    assert [record.line for record in records] == [1, 2]
+    np.testing.assert_array_equal(records[1].array("loss_K", 2), [1.5, np.nan])
+
+
+DAMAGE = {
+    "an empty file": ("", "does not begin with"),
+    "no header": (STEP, "does not begin with"),
+    "a later version": (HEADER.replace("1", "7") + STEP, "is of version 7; this ado_megatron reads version 1"),
+    "a version that is true": (HEADER.replace("1", "true"), "is of version True"),
+    "half a line in the middle": (HEADER + STEP[:20] + "\n" + STEP, "line 2 of"),
+    "a whole last line that is no record": (HEADER + "{}\n", "line 2 of"),
+    "an empty line": (HEADER + "\n" + STEP, "line 2 of"),
+    "a list": (HEADER + "[1]\n", "line 2 of"),
+    "no step": (HEADER + '{"type": "step"}\n', "line 2 of"),
+    "a step that is a text": (HEADER + STEP.replace("3", '"3"'), "line 2 of"),
+    "a step below zero": (HEADER + STEP.replace("3", "-3"), "line 2 of"),
+    "a huge step": (HEADER + STEP.replace("3", "9" * 30), "line 2 of"),
+    "a number of 10,000 digits": (HEADER + STEP.replace("3", "9" * 10_000), "line 2 of"),
+    "NaN": (HEADER + STEP.replace("null", "NaN"), "line 2 of"),
+    "a deep list": (HEADER + STEP.replace("null", "[" * 100_000), "line 2 of"),
+    "bytes that are no text": (HEADER.encode() + b"\xff\xfe{}\n", "line 2 of"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damage_is_named(tmp_path, case):
+    text, words = DAMAGE[case]
+    path = written(tmp_path, text)
+    with pytest.raises(UserError, match=words) as caught:
         read_metrics(path)
-    whole = path.read_bytes()
-    with caplog.at_level(logging.WARNING):
-        MetricsWriter(path, HEADER).start(4)
-    assert [r.get("step") for r in read_metrics(path)] == [None, 1, 2, 3, 4]
-    assert (tmp_path / "metrics.jsonl.damaged-1").read_bytes() == whole
-    assert "1 damaged lines, the first is 4" in caplog.text
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_strided_and_text_arrays_are_written_as_they_are(tmp_path):
-    line = metrics.encode({"a": np.arange(6.0).reshape(3, 2)[:, 1], "r": np.array(["x", ""]), "n": np.int64(3)})
-    assert json.loads(line) == {"a": [1.0, 3.0, 5.0], "r": ["x", ""], "n": 3}
+def test_what_cannot_be_read_at_all_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_metrics(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "a named pipe"), ("/dev/zero", "a device"), (tmp_path, "a directory")):
+        with pytest.raises(UserError, match=f"is {kind}"):
+            read_metrics(path)
 
 
-def test_lines_of_many_domains_are_rarer():
-    few, many = StepGroups(22, 10), StepGroups(1000, 10)
-    for groups, last in ((few, 10), (many, 100)):
-        size = groups._num_domains
-        made = [groups.add(step, np.ones(size, np.int64), np.ones((size, 2))) for step in range(last)]
-        assert [values is not None for values in made] == [False] * (last - 1) + [True]
+def test_what_can_be_read_of_a_damaged_file(tmp_path):
+    records, damaged = readable_records(written(tmp_path, HEADER + "{oops\n" + STEP + "\n" + STEP.rstrip()))
+    gaps = [{"type": "gap", "step": 3, "from_step": first, "records": 1} for first in (0, 3)]
+    assert records == [gaps[0], records[1], gaps[1], records[1]] and damaged == [2, 4]
+    assert readable_records(written(tmp_path, HEADER + STEP + "{oops")) == (records[1:2], [])
+    assert readable_records(written(tmp_path, HEADER + STEP + "{}\n{}\n"))[0][1] == gaps[1] | {"records": 2}
 
 
-def test_best_effort_pauses_longer_and_longer_and_lets_faults_through(caplog):
-    clock, calls = Clock(), []
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([1.0], "does not hold 2 numbers"),
+        ([[1.0], [2.0]], r"holds \[1.0\], which is no number"),
+        ("12", "does not hold 2 numbers"),
+        (["1.0", 2.0], "holds '1.0', which is no number"),
+        ([True, 2.0], "holds True, which is no number"),
+        ([10**400, 2.0], "too large"),
+        ([1e40, 2.0], r"holds 1e\+40, which is outside"),
+        (None, "does not hold 2 numbers"),
+    ],
+)
+def test_an_array_of_another_form_is_refused(value, words):
+    with pytest.raises(UserError, match=f"line 7 of m.jsonl is damaged: x.*{words}"):
+        Record({"x": value}, "m.jsonl", 7).array("x", 2)
 
-    def fail():
-        calls.append(clock.now)
-        raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-    effort = BestEffort("TensorBoard", clock)
-    for second in range(40):
-        clock.now = float(second)
-        assert not effort(fail)
-    assert calls == [0.0, 2.0, 6.0, 14.0, 30.0]
-    clock.now = 1000.0
-    assert effort(lambda: None) and caplog.text.count("TensorBoard") == 2
-    with pytest.raises(KeyError):
-        effort(lambda: {}["x"])
+def test_values_are_checked_when_they_are_asked_for():
+    record = Record({"n": 3, "x": None, "rows": [[1, 2], [3, 4], [5, 6]], "names": ["a", "b"], "odd": 1.5}, "m", 1)
+    assert record.integer("n") == 3 and np.isnan(record.number("x")) and record.number("absent", 0.25) == 0.25
+    assert record.array("rows", 3, 2, whole=True).tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert record.texts("names", 2) == ["a", "b"]
+    for ask, words in (
+        (lambda: record.array("rows", 2, 3), "does not hold 2 x 3 numbers"),
+        (lambda: record.integer("odd"), "1.5, which is no whole number"),
+        (lambda: record.integer("x"), "None, which is no whole number"),
+        (lambda: record.integer("n", high=2), "holds 3, which is outside 0 to 2"),
+        (lambda: record.number("absent"), "it lacks absent"),
+        (lambda: record.texts("names", 3), "has 2 entries, not 3"),
+        (lambda: record.texts("n"), "not a list of texts"),
+    ):
+        with pytest.raises(UserError, match=words):
+            ask()
+
+
+def test_numbers_and_arrays_of_every_kind_are_written_plainly():
+    line = encoded({"a": np.arange(6.0).reshape(3, 2)[:, 1], "r": np.array(["x", ""]), "n": np.int64(3),
+                    "b": np.bool_(True), "i": np.float64("inf"), "l": (np.int64(3), [np.nan])})  # fmt: skip
+    assert line.endswith(b"}\n") and b"\n" not in line[:-1]
+    assert json.loads(line) == {"a": [1.0, 3.0, 5.0], "r": ["x", ""], "n": 3, "b": True, "i": None, "l": [3, [None]]}

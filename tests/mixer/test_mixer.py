@@ -19,6 +19,7 @@ from tests.kit.mixing import (
     LENGTHS,
     NAMES,
     TOKENS,
+    FitInPlace,
     Run,
     assert_nothing_repeated_or_skipped,
     config,
@@ -28,23 +29,10 @@ from tests.kit.mixing import (
 )
 
 
-class HereAndNow(fitter.Fit):
-    """A fit without a process of its own, for the tests that are not about the process."""
-
-    def __init__(self, history, conf):
-        self._laws = fit_history(history, conf)
-
-    def result(self, deadline):
-        return fitter.FitOutcome(self._laws, "", 0.0, 0.0)
-
-    def cancel(self):
-        pass
-
-
 @pytest.fixture(autouse=True)
 def _fits(request, monkeypatch):
     if "real_fits" not in request.keywords:
-        monkeypatch.setattr(rank_zero, "Fit", HereAndNow)
+        monkeypatch.setattr(rank_zero, "Fit", FitInPlace)
     yield
     stop_fits()
 
@@ -430,3 +418,20 @@ def test_active_after_shadow_starts_where_stock_stood_with_the_laws_of_the_shado
         drawn = sorted(j for c, j in active.stream if c == column)
         assert drawn == list(range(first, first + len(drawn)))
     assert active.mixer.rank_zero.recorder.history.cut(100)["step_T"].min() < 60, "what the shadow measured is lost"
+
+
+@pytest.mark.parametrize("saved, now, refused", [(None, [1, 2, 3], False), ([1, 2, 3], [1, 2, 3], False),
+                                                ([1, 2, 3], [1, 2, 4], True)])  # fmt: skip
+def test_data_of_other_contents_is_refused_unless_the_state_knew_none(saved, now, refused, tmp_path):
+    def known(content):
+        return dataclasses.replace(domains(CONFIG), content_C=None if content is None else np.array(content))
+
+    run = Run(tmp_path, doms=known(saved), steps=20).start().train(8)
+    run.save(tmp_path / "s.ado")
+    run.mixer.close()
+    again = Run(tmp_path, doms=known(now), steps=20)
+    if refused:
+        with pytest.raises(SidecarError, match="of other contents"):
+            again.start(tmp_path / "s.ado")
+    else:
+        again.start(tmp_path / "s.ado")

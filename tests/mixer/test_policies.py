@@ -4,31 +4,16 @@ import numpy as np
 import pytest
 
 from ado_megatron.mixer import rank_zero
-from ado_megatron.scaling_law import fit_process
-from ado_megatron.scaling_law.smoothing import fit_history
-from tests.kit.mixing import Run, assert_nothing_repeated_or_skipped, config, stop_fits
+from tests.kit.mixing import FitInPlace, Run, assert_nothing_repeated_or_skipped, config, stop_fits
 from tests.kit.policies import install_policies
 
 PLAN = {"policy": "plan", "plan_gate": 0.0, "plan_kl": 0.0, "plan_max_change": 0.1}
 PROBE = {"probe": 20.0, "probe_length": 7}
 
 
-class InPlace(fit_process.Fit):
-    """A fit without a process of its own."""
-
-    def __init__(self, history, conf):
-        self._laws = fit_history(history, conf)
-
-    def result(self, deadline):
-        return fit_process.FitOutcome(self._laws, "", 0.0, 0.0)
-
-    def cancel(self):
-        pass
-
-
 @pytest.fixture(autouse=True)
 def _fits(monkeypatch):
-    monkeypatch.setattr(rank_zero, "Fit", InPlace)
+    monkeypatch.setattr(rank_zero, "Fit", FitInPlace)
     yield
     stop_fits()
 

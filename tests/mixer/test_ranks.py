@@ -101,7 +101,7 @@ def _altered_row(rank, path):
         rows_SxC = rows_SxC.copy()
         if rank == 1:
             rows_SxC[3, :2] += [1, -1]
-        publish(first, rows_SxC)
+        return publish(first, rows_SxC)
 
     run.mixer.schedule.publish = altered
     first = run.mixer.schedule.planned

@@ -13,7 +13,7 @@ from tests.kit.ranks import run_ranks
 def test_a_world_of_one_needs_no_process_group():
     world = World.single()
     facts = world.traffic
-    assert world.sum_(torch.ones(3)).tolist() == [1, 1, 1]
+    assert world.all_reduce_sum(torch.ones(3)).tolist() == [1, 1, 1]
     assert world.broadcast({"a": 1}) == {"a": 1}
     assert world.gather_int64(5) == [5]
     world.require_same({"seed": 1})
@@ -33,7 +33,7 @@ def test_digests_are_the_same_everywhere():
 def _sum_and_broadcast(rank):
     world = World.detect(contributes=True)
     assert (world.rank, world.size) == (dist.get_rank(), 3)
-    assert world.sum_(torch.tensor([1.0, world.rank])).tolist() == [3.0, 3.0]
+    assert world.all_reduce_sum(torch.tensor([1.0, world.rank])).tolist() == [3.0, 3.0]
     rows = world.broadcast(np.arange(4, dtype=np.int32) if world.is_zero else None)
     np.testing.assert_array_equal(rows, np.arange(4))
     assert world.gather_int64(10 + world.rank) == [10, 11, 12]
@@ -54,7 +54,7 @@ def _another_seed(rank):
 
 def _from_zero(rank):
     world = World.detect(contributes=True)
-    assert world.from_zero(lambda: world.rank + 7) == 7
+    assert world.run_on_rank_zero(lambda: world.rank + 7) == 7
     for error, seen, words in (
         (UserError("raise the cap"), UserError, "^raise the cap$"),
         (ValueError("no weights"), ValueError if rank == 0 else RuntimeError, "no weights"),
@@ -65,7 +65,7 @@ def _from_zero(rank):
             raise error
 
         with pytest.raises(seen, match=words):
-            world.from_zero(fail)
+            world.run_on_rank_zero(fail)
     assert world.gather_int64(rank) == [0, 1]  # nobody is left behind in a collective
 
 

@@ -187,3 +187,24 @@ def test_a_policy_that_moves_at_every_block_says_so():
     assert (state.weights_K == policy.initial_state().weights_K).all()
     assert policy.constant_until(state, LAWS, 40) == 6
     assert (policy.step(state, LAWS, [5, 3, 2]).weights_K != state.weights_K).any()
+
+
+@pytest.mark.parametrize("transfer", [0.0, 0.3, np.inf])
+@pytest.mark.parametrize("profile", ["released", "paper", "ado"])
+def test_laws_that_stay_and_laws_that_come_anew_give_the_same_weights(profile, transfer):
+    """What a policy keeps of the laws in force is only a matter of speed: equal laws in new objects change no bit."""
+    rng, num_domains = np.random.default_rng(3), 7
+    policy = AdoPolicy(AdoConfig(profile=profile, start_step=0), rng.dirichlet(np.ones(num_domains)))
+    laws_Kx3 = rng.uniform([0, -0.5, 0.05], [3, 1, 0.6], (num_domains, 3))
+    laws = Laws.given(laws_Kx3, transfer)
+    kept = anew = policy.initial_state()
+    for _ in range(5):
+        counts_K = rng.multinomial(64, policy.prior_K)
+        kept = policy.step(kept, laws, counts_K)
+        anew = policy.step(anew, Laws.given(laws_Kx3, transfer), counts_K)
+        assert kept.weights_K.tolist() == anew.weights_K.tolist()
+        log_speed_K = laws.log_speed(np.maximum(laws.effective_n(kept.samples_K), 1.0), policy.config.alpha_floor)
+        score_K = np.log(policy.goal_K) + policy.config.credit_exponent * np.log(kept.credit_K) + log_speed_K
+        share_K = np.exp(score_K - score_K.max())
+        rho_K = policy.preference(laws, kept.samples_K, kept.credit_K)
+        np.testing.assert_allclose(rho_K, share_K / share_K.sum(), rtol=1e-13)

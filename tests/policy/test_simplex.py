@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ado_megatron.policy import simplex
 from ado_megatron.policy.simplex import project, project_proportional, rescale_and_clip
 
 shares = st.lists(st.floats(0, 1), min_size=1, max_size=40).filter(lambda p: sum(p) > 1e-6)
@@ -40,3 +41,22 @@ def test_rescale_and_clip_has_the_faults_of_the_released_one():
     clipped = rescale_and_clip(np.append(tail, 1 - tail.sum()), 0.01)
     assert 0.008 < clipped.min() < 0.01
     np.testing.assert_allclose(rescale_and_clip(np.arange(1.0, 201) / 20100, 0.01), 1 / 200)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), size=st.sampled_from([3, 22, 64, 65, 200, 1000]), shape=st.sampled_from([0.05, 1, 50]),
+    low=st.sampled_from([0.0, 0.25, 0.9]), proportional=st.booleans(),
+)  # fmt: skip
+def test_however_the_root_is_found_it_is_the_same_to_the_last_bit(seed, size, shape, low, proportional):
+    """All kinks at once, a search from any guess, and bisection: the interval, and so the shares, are one."""
+    p_K = np.random.default_rng(seed).dirichlet(np.full(size, shape)) + 1e-12
+    lower_K, upper_K = np.full(size, low / size), np.ones(size)
+    operation, found = project_proportional if proportional else project, []
+    for few, shift in ((1, 0.0), (1, -1.0), (1, 3.0), (10**9, 0.0)):
+        root = simplex._root
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(simplex, "_FEW", few)
+            patch.setattr(simplex, "_root", lambda kinks, total, guess: root(kinks, total, guess + shift))  # noqa: B023
+            found.append(operation(p_K / p_K.sum(), lower_K, upper_K))
+    assert all(np.array_equal(found[0], other) for other in found[1:])

@@ -78,3 +78,24 @@ def test_steps_must_ascend_and_shapes_fit():
         history.append(4, [1, 1], [1, 1], [2.0, 2.0], [1.0, 1.0])
     with pytest.raises(ValueError, match="shape"):
         history.append(5, [1], [1], [2.0], [1.0])
+
+
+@pytest.mark.parametrize("smoothing", ["bins", "savgol"])
+def test_many_steps_at_once_are_what_they_are_one_by_one(smoothing):
+    """Split anywhere, with absent domains, infinities and the doubling of bins: bit for bit."""
+    rng = np.random.default_rng(3)
+    config = AdoConfig(smoothing=smoothing, ignore_steps=3, stride=2, max_bins=16)
+    step_T = np.cumsum(rng.integers(1, 3, 90))
+    n_TxK = np.cumsum(rng.integers(0, 9, (90, 4)), 0)
+    tokens_TxK = rng.integers(0, 3, (90, 4)).astype(float)
+    loss_TxK = rng.normal(3.0, 1.0, (90, 4)) * tokens_TxK
+    loss_TxK[7, 1], loss_TxK[30, 2], tokens_TxK[40, 0] = np.inf, np.nan, np.inf
+    one, many = LossHistory(4, config), LossHistory(4, config)
+    for t in range(90):
+        one.append(step_T[t], n_TxK[t], n_TxK[t], loss_TxK[t], tokens_TxK[t])
+    for first, last in ((0, 1), (1, 40), (40, 40), (40, 90)):
+        many.extend(step_T[first:last], n_TxK[first:last], loss_TxK[first:last], tokens_TxK[first:last])
+    for name, value in one.to_arrays().items():
+        np.testing.assert_array_equal(many.to_arrays()[name], value, err_msg=name)
+    with pytest.raises(ValueError, match=f"step {step_T[-1]} is not after step {step_T[-1]}"):
+        many.extend(step_T[-1:], n_TxK[-1:], loss_TxK[-1:], tokens_TxK[-1:])

@@ -53,7 +53,7 @@ def against(layout, columns):
 @settings(max_examples=150, deadline=None)
 def test_the_kernel_lays_out_the_rows_of_apportion(seed, columns, block, shape, way, capped):
     rng, credit_C = np.random.default_rng(seed), np.zeros(columns)
-    layout = RowLayout(columns, credit_C, kernels())
+    layout = RowLayout(columns, credit_C, kernels)
     left_C = rng.integers(0, 30 * block // columns + block, columns) if capped else None
     for weights_C in moving_weights(rng, columns, 25, shape, way):
         if capped and left_C[weights_C > 0].sum() < block:
@@ -72,7 +72,7 @@ def test_the_kernel_refuses_what_it_must_and_lays_out_the_rest():
     rng, seen = np.random.default_rng(0), set()
     kernel = kernels()
     for columns, block, way in ((22, 2048, "drift"), (60, 8, "redrawn"), (300, 256, "redrawn"), (40, 8, "opponent")):
-        layout = RowLayout(columns, np.zeros(columns), kernel)
+        layout = RowLayout(columns, np.zeros(columns), kernels)
         rows = against(layout, columns) if way == "opponent" else moving_weights(rng, columns, 100, 0.3, way)
         for weights_C in rows:
             counts_C, work_6xC = np.zeros(columns, dtype=np.int64), np.zeros((6, columns), dtype=np.int64)
@@ -119,7 +119,7 @@ def test_many_rows_at_once_are_the_same_rows_with_caps_and_groups(
     if capped:  # some columns run out, the others can take over
         left_C = np.ceil(rng.uniform(0.2, 2.0, columns) * rows * block * weights_C).astype(np.int64)
         left_C[rng.integers(columns)] += rows * block
-    layout = RowLayout(columns, credit_C, kernels() if compiled else None)
+    layout = RowLayout(columns, credit_C, kernels if compiled else None)
     got_SxC = layout.next_rows(rows, weights_C, block, left_C, domain_of_C)
     for s in range(rows):
         counts_C, credit_C = apportion(weights_C, block, credit_C, left_C, domain_of_C)
@@ -134,7 +134,7 @@ def test_a_stretch_may_be_cut_anywhere():
     whole_SxC, _ = apportion_rows(weights_C, 20, 60, np.zeros(4), left_C, domain_of_C)
     assert whole_SxC[:, 0].sum() == 150 and whole_SxC[:, 2].sum() == 70
     for cut in (1, 17, 18, 40):
-        layout = RowLayout(4, np.zeros(4), None)
+        layout = RowLayout(4, np.zeros(4))
         first_SxC = layout.next_rows(cut, weights_C, 20, left_C, domain_of_C)
         rest_SxC = layout.next_rows(60 - cut, weights_C, 20, left_C - first_SxC.sum(axis=0), domain_of_C)
         assert np.concatenate([first_SxC, rest_SxC]).tolist() == whole_SxC.tolist()
@@ -149,7 +149,7 @@ def test_the_distances_looked_at_are_a_geometric_series(reach):
 @pytest.mark.parametrize("weights", [[0.0, 0.0], [-1.0, 2.0], [np.nan, 1.0], [np.inf, 1.0]])
 def test_weights_that_are_none_are_refused(weights):
     with pytest.raises(ValueError, match="weights must be"):
-        RowLayout(2, np.zeros(2), kernels()).next_row(np.array(weights), 8)
+        RowLayout(2, np.zeros(2), kernels).next_row(np.array(weights), 8)
 
 
 @pytest.mark.parametrize(
@@ -169,3 +169,8 @@ def test_without_numba_rows_are_laid_out_by_numpy_and_it_is_said_once(monkeypatc
 def test_a_loader_worker_imports_no_numba():
     code = "import sys, ado_megatron.stream.blended_dataset; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_many_rows_at_constant_weights_load_no_kernel():
+    layout = RowLayout(3, np.zeros(3), lambda: pytest.fail("the kernel was loaded"))
+    assert layout.next_rows(4, np.array([0.5, 0.25, 0.25]), 8).tolist() == [[4, 2, 2]] * 4

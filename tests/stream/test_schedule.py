@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ado_megatron.errors import ScheduleTimeout, StaleRow, UserError
 from ado_megatron.stream.permutation import derive_key, permute
+from ado_megatron.stream.row_layout import apportion_rows
 from ado_megatron.stream.schedule import Schedule, lead_blocks
 from ado_megatron.stream.shared_table import bytes_per_row
 
@@ -379,3 +380,13 @@ def test_impossible_schedules_are_refused(change, message):
     arguments = {"lengths_C": [3, 5], "block_size": 4, "num_blocks": 2, "seed": 0} | change
     with pytest.raises(UserError, match=message):
         Schedule(**arguments)
+
+
+def test_many_positions_at_once_are_what_they_are_one_by_one():
+    schedule = Schedule([40, 9, 23], 12, 30, seed=3)
+    rows_SxC, _ = apportion_rows([0.5, 0.1, 0.4], 12, 30, np.zeros(3))
+    digest_S = schedule.publish(0, rows_SxC)
+    positions = np.array([0, 12, 13, 24, 35, 36, 120, 359, 360])
+    expected = [schedule.cumulative(int(i)) for i in positions]
+    np.testing.assert_array_equal(schedule.cumulative_many(positions), expected)
+    assert digest_S.tolist() == [schedule.row_digest(b) for b in range(30)]

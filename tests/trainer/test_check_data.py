@@ -1,17 +1,15 @@
 """Bad input of `ado-megatron pretrain`: one sentence, exit code 2, nothing written, nothing started."""
 
-import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 
 from ado_megatron import cli
-from ado_megatron.blend.indexed_files import parse_blend
 from ado_megatron.trainer import launch
 from ado_megatron.trainer.check_data import check_data
 from ado_megatron.trainer.options import parse
-from ado_megatron.trainer.run_dir import run_identity
 from tests.kit.training import VOCAB, write_data, write_prefix
 
 NAMES = [f"domain{k}_text_document" for k in range(3)]
@@ -126,6 +124,26 @@ CASES = {
     ),
     "indivisible world": (lambda d: ["--data", d, "--num-processes", "3", "--tp", "2"], "3 processes cannot be split"),
     "run directory is a file": (lambda d: ["--data", d, "--run-dir", d / "blend.txt"], "is a file"),
+    "a name that is not UTF-8": (
+        lambda d: ["--data-path", "0.5", d / NAMES[0], "0.5", os.fsdecode(bytes(d) + b"/caf\xe9")],
+        r"--data-path names '.*caf.udce9', which is not UTF-8",
+    ),
+    "a name of 300 characters": (
+        lambda d: ["--data-path", "0.5", d / NAMES[0], "0.5", d / ("x" * 300)],
+        "xxx.* cannot be looked up: File name too long",
+    ),
+    "the same file by a link": (
+        lambda d: [
+            [(d / f"link{end}").symlink_to(d / (NAMES[0] + end)) for end in (".bin", ".idx")],
+            ["--data-path", *blend(d), "0.1", d / "link"],
+        ][1],
+        "--data-path names one domain twice: .*domain0_text_document.bin and .*link.bin are the same file",
+    ),
+    "the same file by another path": (
+        lambda d: ["--data-path", *blend(d), "0.1", f"{d}/./{NAMES[1]}"],
+        "names one domain twice: .* are the same file",
+    ),
+    "no signal": (lambda d: ["--data", d, "--exit-signal", "KILL"], "--exit-signal KILL is no signal"),
     "foreign directory": (
         lambda d: ((d / "ado").mkdir(), ["--data", d, "--run-dir", d])[1],
         "not a run of this trainer",
@@ -147,29 +165,6 @@ def test_bad_input_is_one_sentence_before_anything_starts(name, data, tmp_path, 
     assert not (tmp_path / "run").exists() and sorted(data.rglob("*")) == before
 
 
-def test_a_run_of_another_configuration_is_refused_and_left_alone(data, tmp_path, capsys):
-    argv = pretrain(tmp_path, "--data", data)
-    options, config = parse(argv[1:])
-    (tmp_path / "run").mkdir()
-    theirs = json.dumps(run_identity(options, config, check_data(options), 1))
-    (tmp_path / "run" / "config.json").write_text(theirs)
-    cases = [
-        ([], "already holds this run; add --resume"),
-        (["--resume", "--lr", "0.5"], "belongs to another configuration: --lr was 0.002, is 0.5"),
-        (["--resume", "--tp", "2"], "another configuration: --tp was 1, is 2"),
-        (["--resume", "--num-processes", "2"], "data-parallel ranks was 1, is 2"),
-        (["--resume", "--ado-credit-rate", "0.77"], "--ado-credit-rate was 0.1, is 0.77"),
-    ]
-    for extra, words in cases:
-        assert cli.main([*argv, *extra]) == 2
-        assert words in capsys.readouterr().err
-    write_prefix(data / NAMES[0], [np.arange(50)] * 30)
-    assert cli.main([*argv, "--resume"]) == 2
-    assert "its data (prefixes, their contents or weights) is another" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
-    assert (tmp_path / "run" / "config.json").read_text() == theirs
-
-
 def test_good_input_reaches_the_launcher_with_a_free_port(data, tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(launch, "_start", lambda *arguments: started.append(arguments) or 0)
@@ -189,6 +184,28 @@ def test_a_moved_prepared_directory_and_prefixes_without_weights_are_found(data,
     assert check_data(parse(argv)[0]).weights_C is None
 
 
-def test_blends_by_hand():
-    assert parse_blend("0.3 a 7 b".split(), "x") == ([0.3, 7.0], ["a", "b"])
-    assert parse_blend("a b c".split(), "x") == (None, ["a", "b", "c"])
+def test_a_copied_prepared_directory_reads_its_own_files(data, tmp_path):
+    """prepare writes absolute paths, for Megatron reads them as they are; the original must not be read silently."""
+    for name in ("blend.txt", "valid_blend.txt"):
+        words = (data / name).read_text().split()
+        words[1::2] = [str(data / word) for word in words[1::2]]
+        (data / name).write_text(" ".join(words))
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    write_prefix(copy / NAMES[0], [np.arange(100)] * 7)
+    by_directory = ["--data", str(copy)]
+    by_file = ["--data-args-path", str(copy / "blend.txt"), "--valid-data-args-path", str(copy / "valid_blend.txt"),
+               "--vocab-size", "200"]  # fmt: skip
+    for words in (by_directory, by_file):
+        spec = check_data(parse(["--run-dir", "r", "--seq-length", "16", *words])[0])
+        assert {os.path.dirname(prefix.path) for prefix in spec.train_C + spec.valid_C} == {str(copy)}
+        assert spec.train_C[0].tokens == 700
+
+
+def test_a_blend_file_beside_no_prepared_data_means_what_it_says(data, tmp_path):
+    shutil.copytree(data, tmp_path / "other")
+    (data / "manifest.json").unlink()
+    (data / "given.txt").write_text(" ".join(blend(tmp_path / "other")))
+    words = ["--data-args-path", str(data / "given.txt"), "--vocab-size", "200"]
+    spec = check_data(parse(["--run-dir", "r", "--seq-length", "16", *words])[0])
+    assert {os.path.dirname(prefix.path) for prefix in spec.train_C} == {str(tmp_path / "other")}

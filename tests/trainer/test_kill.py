@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ado_megatron import audit
-from ado_megatron.measure.draw_log import DrawFile
+from ado_megatron.measure.draw_file import DrawFile
 from tests.kit.ranks import run_ranks
 from tests.kit.training import metrics, train_rank, write_data
 from tests.trainer.test_parallel import ADO

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -102,3 +103,126 @@ def test_whoever_dies_nobody_is_left_and_the_exit_code_says_so(victim, tmp_path)
     assert wait_until(lambda: process.poll() is not None, 60)
     assert wait_until(lambda: left_over(run) == [], 30), left_over(run)
     assert process.returncode == {"the parent": -9, "asked to stop": 143}.get(victim, process.returncode) != 0
+
+
+ENDLESS = ["--num-processes", "2", "--steps", "100000", "--lr-decay", "constant", "--no-progress"]
+
+
+def trains(run) -> bool:
+    """Whether steps are being done: metrics.jsonl grows by them."""
+    path = run / "ado" / "metrics.jsonl"
+    return path.exists() and path.read_text().count('"progress"') >= 2
+
+
+def folders(temporary) -> list[str]:
+    """What a run left in its temporary directory."""
+    return [path.name for path in temporary.iterdir() if path.name.startswith("ado-megatron")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGUSR1", "SIGINT", "to one rank"])
+def test_a_signal_ends_the_step_on_all_ranks_and_saves(how, tmp_path, monkeypatch):
+    data, run, temporary = write_data(tmp_path / "data"), tmp_path / "run", tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    extra = [*ENDLESS, "--ado-log-interval", "5", "--exit-signal", "USR1", "--num-workers", "1", "--ado-audit"]
+    process = start(run, data, *extra)
+    assert wait_until(lambda: trains(run), 120)
+    assert len(folders(temporary)) == 1
+    number = signal.SIGTERM if how == "to one rank" else getattr(signal, how)
+    if how == "to one rank":
+        (path,) = (temporary / folders(temporary)[0]).glob("rank_1")
+        os.kill(int(path.read_text()), number)
+    else:
+        process.send_signal(number)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, errors
+    assert "Traceback" not in errors and left_over(run) == [] and folders(temporary) == []
+    said = [line for line in errors.splitlines() if line.startswith("ado-megatron:")]
+    assert len(said) == (0 if how == "to one rank" else 1), errors
+    step = int((run / "checkpoints" / "latest").read_text()[5:])
+    assert "ended by SIG" in output and f"{step} of 100000 steps done" in output
+    assert metrics(run, "step")[-1]["step"] == step
+    process = start(run, data, *extra, "--resume", "--steps", str(step + 3))
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0 and f"resumed after step {step}" in output, errors
+    assert audit.main([str(run)]) == 0
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_the_run_at_once(tmp_path):
+    data, run = write_data(tmp_path / "data"), tmp_path / "run"
+    process = start(run, data, *ENDLESS, "--ado-log-interval", "5")
+    assert wait_until(lambda: trains(run), 120)
+    ranks = [p for p in psutil.Process(process.pid).children(recursive=True) if "-u" in p.cmdline()[1:2]]
+    for rank in ranks:
+        rank.suspend()  # no step will end any more
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 137 and "Traceback" not in errors and left_over(run) == []
+    assert not (run / "checkpoints" / "latest").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_parent_that_nobody_reaps_does_not_leave_the_run_training(tmp_path):
+    """Its process id lives on as a zombie's."""
+    data, run = write_data(tmp_path / "data"), tmp_path / "run"
+    line = command(run, data, *ENDLESS, "--ado-log-interval", "5")
+    careless = f"import subprocess, time; print(subprocess.Popen({line!r}).pid, flush=True); time.sleep(300)"
+    process = subprocess.Popen([sys.executable, "-c", careless], stdout=subprocess.PIPE, text=True)
+    parent = psutil.Process(int(process.stdout.readline()))
+    try:
+        assert wait_until(lambda: trains(run), 120)
+        parent.kill()
+        assert wait_until(lambda: parent.status() == psutil.STATUS_ZOMBIE, 20)
+        of_us = lambda: [pid for pid in left_over(run) if pid != process.pid]  # noqa: E731
+        assert wait_until(lambda: of_us() == [], 30), of_us()
+        assert parent.status() == psutil.STATUS_ZOMBIE
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_a_closed_stdout_and_a_full_board_stop_nothing(tmp_path):
+    """The reader of the run's lines goes away, as `| head -1` does, and so does the directory of its events."""
+    data, run = write_data(tmp_path / "data"), tmp_path / "run"
+    process = start(run, data, "--num-processes", "2", "--steps", "100", "--ado-log-interval", "1")
+    process.stdout.close()
+    process.stderr.close()
+    assert wait_until(lambda: list((run / "tensorboard").glob("events.*")), 120)
+    for path in (run / "tensorboard").iterdir():
+        path.unlink()
+    (run / "tensorboard").rmdir()
+    assert process.wait(240) == 0
+    assert [record["step"] for record in metrics(run, "progress")] == list(range(1, 101))
+    assert (run / "checkpoints" / "latest").read_text() == "step_100\n"
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_the_first_step_is_one_line(tmp_path):
+    data, run = write_data(tmp_path / "data"), tmp_path / "run"
+    process = start(run, data, *ENDLESS)
+    assert wait_until(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 2, 60)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and errors.count("\n") == 1 and "Traceback" not in output, errors
+    assert left_over(run) == []
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_with_one_sentence_and_exit_code_2(tmp_path):
+    """A limit on the size of files stands for it; the layers of the model do not fit under it."""
+    data, run = write_data(tmp_path / "data"), tmp_path / "run"
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))  # noqa: E731
+    process = start(run, data, "--num-processes", "2", "--pp", "2", "--no-progress", preexec_fn=limit)
+    _, errors = process.communicate(timeout=240)
+    said = [line for line in errors.splitlines() if "ado-megatron: error" in line]
+    assert process.returncode == 2 and len(said) == 1, errors
+    for words in ("checkpoints/step_8/", "could not be written", "no whole checkpoint yet"):
+        assert words in said[0]
+    assert "Traceback" not in errors and left_over(run) == []

@@ -1,14 +1,11 @@
-"""Options, batch ramp and learning rate: pure, against tables and against megatron-core's own calculator."""
+"""Options: what the command line may say, and the sentences for the rest."""
 
-import itertools
+import signal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ado_megatron.errors import UserError
-from ado_megatron.trainer.options import TrainerOptions, parse
-from ado_megatron.trainer.step_plan import StepPlan
+from ado_megatron.trainer.options import TrainerOptions, exit_signals, parse
 
 
 def options(**changes) -> TrainerOptions:
@@ -61,44 +58,36 @@ def test_the_world_must_divide():
     assert options(tp=2).check_world(4) == 2
 
 
-@pytest.mark.parametrize("ramp, total", [((8, 8, 200), 32), ((16, 16, 1), 32), ((4, 4, 1000), 40), ((32, 8, 50), 32)])
-def test_the_ramp_is_megatrons(ramp, total):
-    from megatron.core.num_microbatches_calculator import (
-        ConstantNumMicroBatchesCalculator,
-        RampupBatchsizeNumMicroBatchesCalculator,
-    )
-
-    plan = StepPlan(options(rampup_batch_size=ramp, global_batch=total, micro_batch=1))
-    if ramp[0] == total:
-        theirs = ConstantNumMicroBatchesCalculator(total, 1, 1, False, 1)
-    else:
-        theirs = RampupBatchsizeNumMicroBatchesCalculator(total, 1, 1, False, 1, *ramp)
-    consumed = 0
-    for step in range(120):
-        theirs.update(consumed, False)
-        assert (plan.batch_size(step), plan.consumed(step)) == (theirs.get_current_global_batch_size(), consumed)
-        consumed += plan.batch_size(step)
-
-
-@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 5), st.booleans())
-def test_micro_batches_of_all_ranks_cover_the_rest_of_the_run_once(dp, micro, first_step, ramped):
-    batch = micro * dp * 4
-    ramp = (batch // 2, batch // 4, 3 * batch) if ramped else None
-    plan = StepPlan(options(steps=6, micro_batch=micro, global_batch=batch, rampup_batch_size=ramp))
-    ranks = [list(plan.micro_batches(first_step, dp, rank)) for rank in range(dp)]
-    assert len({len(rank) for rank in ranks}) == 1
-    together = list(itertools.chain.from_iterable(itertools.chain.from_iterable(zip(*ranks, strict=True))))
-    assert together == list(range(plan.consumed(first_step), plan.total_samples))
-
-
-def test_learning_rates_by_hand():
-    plan = StepPlan(options(steps=12, lr=1.0, min_lr=0.2, lr_warmup_steps=2, lr_decay="linear"))
-    assert [round(plan.learning_rate(step), 6) for step in (0, 1, 2, 7, 12)] == [0.5, 1.0, 1.0, 0.6, 0.2]
-    cosine = StepPlan(options(steps=12, lr=1.0, lr_warmup_steps=2))
-    assert [round(cosine.learning_rate(step), 6) for step in (2, 7, 12)] == [1.0, 0.55, 0.1]
-    assert StepPlan(options(steps=12, lr=0.3, lr_decay="constant", lr_warmup_steps=0)).learning_rate(11) == 0.3
-
-
 def test_identity_ignores_what_does_not_change_the_run():
     assert options(num_workers=3, save_interval=7, run_dir="other").identity() == options().identity()
     assert options(lr=1e-4).identity() != options().identity()
+
+
+def test_a_run_may_be_longer_or_shorter_on_a_resume():
+    assert options(steps=10).identity() == options(steps=20).identity()
+
+
+@pytest.mark.parametrize(
+    "argv, value",
+    [([], False), (["--resume"], True), (["--resume=newest-whole"], "newest-whole"), (["--no-resume"], False),
+     (["--resume", "newest-whole", "--no-resume"], False), (["--resume", "--lr", "0.1"], True)],
+)  # fmt: skip
+def test_resume_stands_alone_or_names_a_way(argv, value):
+    assert parse(["--run-dir", "r", "--data", "d", *argv])[0].resume == value
+
+
+def test_another_word_after_resume_is_refused():
+    with pytest.raises(UserError, match="--resume stands alone or is one of newest-whole, not 'oldest'"):
+        parse(["--run-dir", "r", "--data", "d", "--resume=oldest"])
+    with pytest.raises(UserError, match="--no-resume takes no value"):
+        parse(["--run-dir", "r", "--data", "d", "--no-resume=newest-whole"])
+
+
+def test_signals_by_name():
+    term, ctrl_c = int(signal.SIGTERM), int(signal.SIGINT)
+    assert exit_signals(options()) == [term, ctrl_c]
+    for name in ("USR1", "sigusr1", "SIGUSR1"):
+        assert exit_signals(options(exit_signal=name)) == [term, ctrl_c, int(signal.SIGUSR1)]
+    for name in ("KILL", "_DFL", "NOSUCH", "CHLD"):
+        with pytest.raises(UserError, match=f"--exit-signal {name} is no signal"):
+            options(exit_signal=name)

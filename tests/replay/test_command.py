@@ -1,6 +1,5 @@
 """`ado-megatron replay` against a recorded trace of the released loop, and its contract."""
 
-import json
 import pathlib
 
 import numpy as np
@@ -117,33 +116,6 @@ def test_static_export_is_the_average_in_force(tmp_path, capsys):
     np.testing.assert_allclose([float(word) for word in words[::2]], expected, atol=1e-6)
 
 
-def test_a_metrics_file_gives_the_counts_and_losses_of_its_lines(tmp_path):
-    run = tmp_path / "run" / "ado"
-    run.mkdir(parents=True)
-    lines = [{"type": "run", "version": 1, "domains": ["a", "b"], "prior_K": [0.5, 0.5], "columns": ["p/a", "p/b"]},
-             {"type": "step", "step": 3, "counts_K": [7, 5], "loss_K": [2.0, None]},
-             {"type": "fit", "step": 3},
-             {"type": "step", "step": 5, "counts_K": [4, 4], "loss_K": [1.5, 3.0]}]
-    (run / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + '\n{"type": "st')
-    trace = replay.read_trace(str(tmp_path / "run"))
-    np.testing.assert_array_equal(trace.counts_TxK, [[2, 1], [2, 2], [3, 2], [2, 2], [2, 2]])
-    np.testing.assert_array_equal(trace.loss_TxK, [[2.0, np.nan]] * 3 + [[1.5, 3.0]] * 2)
-    assert trace.names_K == ["a", "b"] and trace.prefixes_K == ["p/a", "p/b"]
-
-
-@pytest.mark.parametrize("arrays, said", [
-    ({"prior_K": [1.0]}, "counts_TxK"),
-    ({"prior_K": [1.0], "counts_TxK": [[1]], "loss_TxK": [[1.0, 2.0]]}, "shape"),
-    ({"prior_K": [1.0], "counts_TxK": [[1]], "loss_TxK": [[1.0]], "law_steps_R": [0]}, "both"),
-    ({"prior_K": [1.0], "counts_TxK": [[-1]], "loss_TxK": [[1.0]]}, "negative"),
-])
-def test_bad_traces_are_refused(tmp_path, arrays, said):
-    path = tmp_path / "trace.npz"
-    np.savez(path, **{name: np.array(value) for name, value in arrays.items()})
-    with pytest.raises(UserError, match=said):
-        replay.main([str(path)])
-
-
 @pytest.mark.parametrize("variant", ["ado:colour=1", "ado:own_n=maybe", "ado:stride=x", "best"])
 def test_bad_variants_are_refused(tmp_path, variant):
     toy_trace(tmp_path / "trace.npz", steps=5)
@@ -151,6 +123,18 @@ def test_bad_variants_are_refused(tmp_path, variant):
         replay.main([str(tmp_path / "trace.npz"), "--profile", variant])
 
 
-def test_a_missing_trace_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no trace"):
-        replay.main([str(tmp_path / "nothing.npz")])
+def test_names_with_dollars_are_drawn_and_a_picture_of_no_format_is_a_sentence(tmp_path):
+    path = tmp_path / "trace.npz"
+    toy_trace(path, steps=20, domains=np.array(["a$b$", "$\\oops{", "c"]))
+    assert replay.main([str(path), "--plot", str(tmp_path / "plot.png")]) == 0
+    with pytest.raises(UserError, match="--plot .*plot.odd"):
+        replay.main([str(path), "--plot", str(tmp_path / "plot.odd")])
+    for flag in ("--out", "--plot"):
+        with pytest.raises(UserError, match="cannot be written"):
+            replay.main([str(path), flag, str(tmp_path / "nowhere" / "x.png")])
+
+
+def test_a_trace_without_a_single_loss_is_drawn(tmp_path):
+    path = tmp_path / "trace.npz"
+    np.savez(path, prior_K=[0.5, 0.5], counts_TxK=np.ones((5, 2), int), loss_TxK=np.full((5, 2), np.nan))
+    assert replay.main([str(path), "--plot", str(tmp_path / "plot.png")]) == 0

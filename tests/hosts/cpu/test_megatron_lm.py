@@ -1,9 +1,9 @@
-"""Measures of hosts/cpu.py that can be seen without a checkout, on the megatron-core that pip installs."""
+"""Measures of hosts/cpu/megatron_lm.py that are seen without a checkout, on the megatron-core that pip installs."""
 
 import torch
 import torch.distributed as dist
 
-from ado_megatron.hosts import cpu
+from ado_megatron.hosts.cpu import megatron_lm
 from tests.kit.ranks import run_ranks
 
 ACTIVATION = (32, 2, 32)
@@ -12,7 +12,7 @@ ACTIVATION = (32, 2, 32)
 def _send_and_free(rank):
     from megatron.core.pipeline_parallel import p2p_communication, schedules
 
-    cpu._keep_what_is_being_sent()
+    megatron_lm.keep_what_is_being_sent()
     received = []
     for value in range(5):
         given = dict.fromkeys(("tensor_send_prev", "tensor_recv_prev", "tensor_send_next", "tensor_recv_next"))

@@ -1,0 +1,91 @@
+"""What a user reads in the log of a run: lines marked `ado:`, and the one sentence with which a run ends."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import NoReturn
+
+from ado_megatron.errors import UserError
+
+MARK = "ado: "
+LOGGED_DOMAINS = 24  # in a log line
+PATIENCE = 2.0  # seconds that rank zero gives the others to say the same
+
+
+def say(text: str) -> None:
+    """One line from rank zero, marked as ours once. A stdout that is closed or full does not stop the training."""
+    if not _ranks_are_known() or sys.modules["torch.distributed"].get_rank() == 0:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the file object itself was closed
+            print(f"{MARK}{text.removeprefix(MARK)}", flush=True)
+
+
+def by_name(values: Mapping[str, float]) -> str:
+    """Name and value of each, of many those of the largest values."""
+    pairs = list(values.items())
+    if len(pairs) > LOGGED_DOMAINS:
+        pairs = sorted(pairs, key=lambda pair: -pair[1])[:LOGGED_DOMAINS]
+    return " ".join(f"{name} {value:.4f}" for name, value in pairs)
+
+
+def end_with(error: UserError) -> NoReturn:
+    """End this process with the sentence of `error` and exit code 2.
+
+    An error that all ranks share is printed by the first of them that comes here, one of a single rank by that rank:
+    the ranks agree by a counter in the store of the process group.
+    """
+    if _first(str(error)):
+        with contextlib.suppress(OSError, ValueError):
+            print(f"ado_megatron.run: error: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def _first(sentence: str) -> bool:
+    """True on one of the ranks that say this sentence; before the process group exists, on one a node."""
+    if not _ranks_are_known():
+        return os.environ.get("LOCAL_RANK", "0") == "0"
+    distributed = sys.modules["torch.distributed"]
+    key = f"ado/said/{hashlib.sha256(sentence.encode()).hexdigest()}"
+    try:
+        store = distributed.distributed_c10d._get_default_store()
+        order = store.add(key, 1)
+        deadline = time.monotonic() + PATIENCE
+        # the store may live in rank zero's process, and the others ask it whether to speak
+        while distributed.get_rank() == 0 and time.monotonic() < deadline:
+            if store.add(key, 0) >= distributed.get_world_size():
+                break
+            time.sleep(0.01)
+        return order == 1
+    except Exception:  # noqa: BLE001 - the store went with the rank that held it: better twice than not at all
+        return True
+
+
+def _ranks_are_known() -> bool:
+    """True once there is a process group. Does not import torch, which takes seconds, to find that there is none."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+class _Printer(logging.Handler):
+    """Warnings of this package on stderr, marked as ours, with the rank: they may be of one rank alone."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it; a stderr that cannot be written stops nothing."""
+        with contextlib.suppress(OSError, ValueError):
+            rank = os.environ.get("RANK", "0")
+            print(f"{MARK}rank {rank}: {record.getMessage().removeprefix(MARK)}", file=sys.stderr, flush=True)
+
+
+def print_warnings() -> None:
+    """Print the warnings of this package's loggers, whatever the framework makes of logging. A second call does
+    nothing."""
+    logger = logging.getLogger("ado_megatron")
+    if not any(isinstance(handler, _Printer) for handler in logger.handlers):
+        logger.addHandler(_Printer(logging.WARNING))
+        logger.setLevel(logging.WARNING)  # else the root's level holds, which the framework sets
+        logger.propagate = False

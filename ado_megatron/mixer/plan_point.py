@@ -1,0 +1,52 @@
+"""All that decides the rows from a block on, as arrays and back.
+
+Legend: K domains, C datasets (one per prefix).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ado_megatron.policy.state import PolicyState
+from ado_megatron.scaling_law.laws import Laws
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanPoint:
+    """All that decides the rows from `block` on.
+
+    The policy has not yet stepped over the row before (last_K, its samples by domain; -1 before the first row): that
+    step makes the weights of `block`, so it is taken under the laws of `block`.
+    """
+
+    block: int
+    state: PolicyState
+    last_K: np.ndarray
+    credit_C: np.ndarray
+    laid_out_C: np.ndarray
+    laws: Laws | None
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Every field as an array, for a checkpoint."""
+        arrays = {"block": np.int64(self.block), "last_K": self.last_K}
+        arrays |= {"credit_C": self.credit_C, "laid_out_C": self.laid_out_C}
+        arrays |= {f"state.{name}": value for name, value in self.state.to_arrays().items()}
+        if self.laws is not None:
+            arrays |= {f"laws.{name}": value for name, value in self.laws.to_arrays().items()}
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray], transfer: float) -> PlanPoint:
+        """transfer: that of laws that were saved before laws had one."""
+        state, laws = (under(prefix, arrays) for prefix in ("state.", "laws."))
+        return cls(
+            int(arrays["block"]), PolicyState.from_arrays(state), arrays["last_K"].copy(), arrays["credit_C"].copy(),
+            arrays["laid_out_C"].copy(), Laws.from_arrays(laws, transfer) if laws else None,
+        )  # fmt: skip
+
+
+def under(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, without it."""
+    return {name[len(prefix) :]: value for name, value in arrays.items() if name.startswith(prefix)}

@@ -1,0 +1,38 @@
+"""Tables as plain text, laid out by `rich`: no frame, two spaces between columns, the same in a pipe and a terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Sequence
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Columns = Sequence[tuple[str, Sequence[str]]]  # (heading, one cell a row) for each column
+
+
+def text_table(columns: Columns, left: Collection[str] = (), headings: bool = True) -> str:
+    """The table, a row a line, without spaces at the ends of lines.
+
+    left: headings of the columns that are aligned to the left; numbers stand to the right. headings: whether the first
+    line is theirs. Cells are plain text: what looks like markup is printed as it is, wide characters count two, and
+    what is no character to print (a line's end, an escape) becomes one that is.
+    """
+    columns = [(heading, [_printable(cell) for cell in cells]) for heading, cells in columns]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=headings)
+    width = 0
+    for heading, cells in columns:
+        table.add_column(Text(heading), justify="left" if heading in left else "right", no_wrap=True)
+        width += 2 + max(cell_len(cell) for cell in (heading, *cells))
+    for row in zip(*(cells for _, cells in columns), strict=True):
+        table.add_row(*map(Text, row))
+    out = io.StringIO()
+    # A console of its own: never narrower than the table, so nothing is wrapped or cut, and never with colours.
+    Console(file=out, width=width, color_system=None, highlight=False, legacy_windows=False).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
+
+
+def _printable(cell: str) -> str:
+    return "".join(c if c.isprintable() else "�" for c in cell)

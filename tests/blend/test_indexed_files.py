@@ -1,0 +1,63 @@
+"""Prefixes and blends as their files and words describe them."""
+
+import numpy as np
+import pytest
+
+from ado_megatron.blend import indexed_files
+from ado_megatron.blend.indexed_files import check_distinct, parse_blend, read_prefix, sampled_content
+from ado_megatron.errors import UserError
+from tests.kit.training import write_prefix
+
+
+def test_blends_by_hand():
+    assert parse_blend("0.3 a 7 b".split(), "x") == ([0.3, 7.0], ["a", "b"])
+    assert parse_blend("a b c".split(), "x") == (None, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [("0.5 a 0.5", "must be pairs"), ("1 a -1 b", "the weight of b in x is -1"),
+     ("0 a 0 b", "all weights in x are zero"), ("1 a", "names 1 domain"),
+     ("1 a 2 a", "names a twice"), ("1 a 1 b\udce9", "which is not UTF-8"),
+     ("1 a 1 b\0", "which is not UTF-8")],
+)  # fmt: skip
+def test_a_bad_blend_is_a_sentence(words, says):
+    with pytest.raises(UserError, match=says) as caught:
+        parse_blend(words.split(), "x")
+    str(caught.value).encode()  # it can be printed
+
+
+def test_other_content_of_the_same_size_is_another_identity(tmp_path):
+    tokens = np.random.default_rng(0).integers(0, 200, 200_000)
+    first = read_prefix(write_prefix(tmp_path / "a", [tokens])).identity()
+    assert read_prefix(write_prefix(tmp_path / "a", [tokens])).identity() == first
+    shuffled = read_prefix(write_prefix(tmp_path / "a", [np.roll(tokens, 1)])).identity()
+    assert shuffled[:4] == first[:4] and shuffled[4] != first[4]
+
+
+def test_all_samples_count_and_a_small_file_is_read_whole(tmp_path):
+    path, size = tmp_path / "x.bin", 100_000
+    path.write_bytes(bytes(size))
+    whole = sampled_content(path)
+    last = size - indexed_files.SAMPLE_BYTES
+    for number in range(indexed_files.SAMPLES):
+        content = bytearray(size)
+        content[last * number // (indexed_files.SAMPLES - 1)] = 1
+        path.write_bytes(content)
+        assert sampled_content(path) != whole
+    small = set()
+    for at in range(300):
+        path.write_bytes(bytes(at) + b"x" + bytes(299 - at))
+        small.add(sampled_content(path))
+    assert len(small) == 300
+    path.write_bytes(b"")
+    assert sampled_content(path) >= 0
+
+
+def test_one_file_by_two_names_is_refused(tmp_path):
+    write_prefix(tmp_path / "a", [np.arange(50)])
+    write_prefix(tmp_path / "b", [np.arange(50)])
+    a, b = read_prefix(str(tmp_path / "a")), read_prefix(str(tmp_path / "b"))
+    check_distinct([a, b], "x")
+    with pytest.raises(UserError, match="x names one domain twice: .*a.bin and .*/./a.bin are the same file"):
+        check_distinct([a, b, read_prefix(f"{tmp_path}/./a")], "x")

@@ -1,0 +1,112 @@
+"""Hook points are checked, all of them, and a script's functions are found."""
+
+import functools
+from types import SimpleNamespace
+
+import pytest
+
+from ado_megatron.errors import UserError
+from ado_megatron.hosts import hooks, megatron_deepspeed, megatron_lm
+
+
+def test_hook_points_that_do_not_fit_are_all_named():
+    point = hooks.HookPoint
+    good = point("json", "JSONEncoder.encode", ("self", "o"))
+    bad = [
+        point("no_such_module", "train", ()),
+        point("json", "no_such_function", ()),
+        point("json", "dumps", ("thing",)),
+        point("json", "__doc__", ()),
+    ]
+    hooks.check([good], "checkout")
+    with pytest.raises(UserError) as error:
+        hooks.check([good, *bad], "checkout")
+    for text in (
+        "no_such_module cannot be imported", "json.no_such_function does not exist", "json.dumps takes (obj,",
+        "expected to begin with (thing)", "json.__doc__ is not a function", "5 hook points were tried",
+    ):  # fmt: skip
+        assert text in str(error.value)
+
+
+def test_the_script_is_found_behind_partials_and_wrappers():
+    def forward_step(batch, model):
+        return batch
+
+    @functools.wraps(forward_step)
+    def outer(*args):
+        return forward_step(*args)
+
+    assert hooks.script_globals(functools.partial(outer, 1)) is globals()
+
+
+class Recorder:
+    """Stands for a session whose methods note their calls."""
+
+    def __init__(self, token=None):
+        self.calls, self.token = [], token
+
+    def save(self, *place):
+        self.calls.append(("save", *place))
+        return self.token
+
+    def close(self):
+        self.calls.append("close")
+
+
+def framework(**arguments):
+    settings = SimpleNamespace(save="run", consumed_train_samples=96, **arguments)
+    return settings, hooks.Framework("toy", lambda: settings, None, None, None, None)
+
+
+@pytest.mark.parametrize("token", ["5f09", None])
+def test_the_checkpoint_keeps_the_token_of_its_sidecar(token):
+    session, kept = Recorder(token), []
+    settings, toy = framework(ado_token="of the save before")
+    save = hooks.save_checkpoint(session, toy, lambda iteration, model: kept.append(settings.ado_token))
+    save(12, "model")
+    assert session.calls == [("save", "run", 12, 96)] and kept == [token]
+
+
+def test_the_arguments_of_a_loaded_checkpoint_are_overheard():
+    session = SimpleNamespace()
+    loaded = SimpleNamespace(ado_token="5f09", train_iters=3, global_batch_size=4, seed=7)
+    seen = []
+    check = hooks.check_checkpoint_args(session, None, lambda *args, **kwargs: seen.append((args, kwargs)))
+    check(loaded, skip_args={"x"})
+    assert seen == [((loaded,), {"skip_args": {"x"}})]
+    assert session.saved_token == "5f09" and session.saved_layout["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "closes"),
+    [(None, None, True), (SystemExit(0), 0, True), (SystemExit(3), 3, False), (UserError("no more data"), 2, False)],
+)
+def test_the_end_of_a_run_closes_the_session_and_a_user_error_is_a_sentence(ending, code, closes, capsys):
+    session = Recorder()
+
+    def stock():
+        if ending is not None:
+            raise ending
+        return "done"
+
+    pretrain = hooks.pretrain(session, None, stock)
+    if ending is None:
+        assert pretrain() == "done"
+    else:
+        with pytest.raises(SystemExit) as leaving:
+            pretrain()
+        assert leaving.value.code == code
+    assert session.calls == (["close"] if closes else [])
+    assert ("error: no more data" in capsys.readouterr().err) == isinstance(ending, UserError)
+
+
+@pytest.mark.parametrize("module", [megatron_lm, megatron_deepspeed])
+def test_the_table_of_a_framework_names_each_function_once_and_hooks_what_both_share(module):
+    names = [f"{point.module}:{point.name}" for point in module.HOOK_POINTS]
+    assert len(set(names)) == len(names)
+    hooked = module.wrappers(None)
+    assert set(hooked) == {hooks.LOSS} | {
+        f"{point.module}:{point.name}" for point in module.HOOK_POINTS if point.wrap is not None
+    }
+    for name in ("pretrain", "train", "train_step", "save_checkpoint", "training_log", "evaluate_and_print_results"):
+        assert f"{module.TRAINING}:{name}" in hooked
