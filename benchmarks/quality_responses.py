@@ -12,6 +12,7 @@ Legend: K domains, M losses (M = K), R rows of a table, n samples so far in step
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -66,23 +67,21 @@ class Source:
     rms: float
 
 
-def sources(folder: Path, cache: Path) -> dict[str, Source]:
-    """Every response by name, fits from the cache where they were made before."""
-    found = {}
-    for path in sorted(folder.glob("response_*.npz")):
-        file = read_response(path)
-        found[path.stem] = Source(path.stem, file.response, file.natural_K, float("nan"))
-    natural_K = next(iter(found.values())).natural_K
-    for size in ("70M", "160M", "305M"):
-        for which in ("all", "present"):
-            for form in FORMS:
-                name = f"{form}_{size}_{which}"
-                found[name] = _cached(cache, name, form, natural_K, lambda s=size, w=which: _five(folder, s, w))
+def sources(folder: Path, cache: Path, pattern: str = "") -> dict[str, Source]:
+    """Responses by name, those that `pattern` finds; fits from the cache where they were made before."""
+    files = {path.stem: read_response(path) for path in sorted(folder.glob("response_*.npz"))}
+    natural_K = next(iter(files.values())).natural_K
     pile_K = np.array(list(PILE17.values())) / sum(PILE17.values())
-    for size in ("1M", "60M"):
-        name = f"power_{size}_pile13"
-        found[name] = _cached(cache, name, "power", pile_K, lambda s=size: _thirteen(folder, s))
-    return found
+    fits = {
+        f"{form}_{size}_{which}": (form, natural_K, lambda s=size, w=which: _five(folder, s, w))
+        for size in ("70M", "160M", "305M") for which in ("all", "present") for form in FORMS
+    }  # fmt: skip
+    fits |= {f"power_{size}_pile13": ("power", pile_K, lambda s=size: _thirteen(folder, s)) for size in ("1M", "60M")}
+    found = {name: Source(name, file.response, file.natural_K, float("nan")) for name, file in files.items()}
+    for name, made in fits.items():
+        if re.search(pattern, name):
+            found[name] = _cached(cache, name, *made)
+    return {name: source for name, source in found.items() if re.search(pattern, name)}
 
 
 def _cached(cache: Path, name: str, form: str, natural_K: np.ndarray, table) -> Source:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import io
 import json
 import sys
@@ -58,12 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arms = list(dict.fromkeys(filter(None, (name.strip() for name in options.arms.split(",")))))
     if not arms or options.seeds < 1:
         raise UserError("simulate needs at least one arm in --arms and one seed in --seeds")
-    draw: Callable[..., None] | None = None
-    if not options.no_plot:
-        try:
-            draw = importlib.import_module("ado_megatron.simulate.figure").draw  # only a picture needs matplotlib
-        except ImportError as error:
-            raise UserError("the picture needs matplotlib: pip install 'ado-megatron[report]', or --no-plot") from error
+    draw = None if options.no_plot else _drawing()
     result = compare(setting, arms, config, options.seeds, _progress)
     print(json.dumps(as_json(result)) if options.json else text(result))
     if draw is not None:
@@ -74,6 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--plot {path} cannot be written: {error.strerror or error}") from error
         print(f"picture: {path.resolve()}", file=sys.stderr)
     return 0
+
+
+def _drawing() -> Callable[[Comparison, Path], None]:
+    """What draws the picture; only it needs matplotlib."""
+    try:
+        from ado_megatron.simulate.figure import draw
+    except ImportError as error:
+        raise UserError("the picture needs matplotlib: pip install 'ado-megatron[report]', or --no-plot") from error
+    return draw
 
 
 def _progress(what: str) -> None:
