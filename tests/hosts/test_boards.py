@@ -105,6 +105,6 @@ def test_a_board_that_fails_is_told_once_and_the_other_goes_on(caplog):
         boards.write(both, {"ado/weight/wiki": 0.5}, step)
     boards.write({}, {"ado/weight/wiki": 0.5}, 3)  # a rank that has none
     assert [record.getMessage() for record in caplog.records] == [
-        "weights and losses for TensorBoard: disk full; the run goes on without, and tries again later"
+        "weights and losses for TensorBoard cannot be written, the training goes on: disk full"
     ]
     assert written == [({"ado/weight/wiki": 0.5}, 1), ({"ado/weight/wiki": 0.5}, 2)]
