@@ -118,6 +118,25 @@ def test_the_walk_sees_hidden_imports(tmp_path):
     assert own(tmp_path / "m.py") == {"mixer", "report"}
 
 
+@pytest.mark.parametrize("wing", ["blend", "scaling_law", "policy", "stream", "report", "replay"])
+def test_every_module_of_a_wing_without_torch_can_be_imported_where_torch_is_not(wing):
+    """mixer.refit_process too: it plans in a process of its own, which would wait seconds for torch."""
+    names = ["ado_megatron." + label(path).removesuffix("/__init__").replace("/", ".") for path in modules()]
+    wanted = [name for name in names if name.split(".")[1] == wing] + ["ado_megatron.mixer.refit_process"]
+    code = f"""
+import importlib, sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ImportError("torch is not here")
+sys.meta_path.insert(0, Blocked())
+for name in {wanted}:
+    importlib.import_module(name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_package_root_imports_nothing():
     assert list(imports(PACKAGE / "__init__.py")) == []
 
