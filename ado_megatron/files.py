@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -9,11 +10,24 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ado_megatron.errors import UserError
 
 LOG = logging.getLogger(__name__)
+
+
+def parse_json_or_yaml(text: str, where: str) -> Any:
+    """The value that `text` holds as JSON or, failing that, as YAML; UserError, beginning with `where`, if neither."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        import yaml  # only a run with such a file needs it
+
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"{where} is neither JSON nor YAML ({' '.join(str(error).split())})") from error
 
 
 def atomic_write(path: str | os.PathLike, data: bytes) -> None:

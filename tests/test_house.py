@@ -42,7 +42,7 @@ FOREIGN = {
     "rich": {"tables", "simulate/command"},
     "jinja2": {"report/html"},
     "zstandard": {"prepare/documents"},
-    "yaml": {"policy/target", "blend/domains", "scaling_law/transfer_option"},
+    "yaml": {"files", "scaling_law/transfer_option"},
     "orjson": {"measure/metrics"},
     "typing_extensions": {"hosts"},
 }

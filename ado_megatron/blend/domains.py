@@ -15,11 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import ArrayLike
 
 from ado_megatron.blend.options import BlendOptions
 from ado_megatron.errors import UserError
+from ado_megatron.files import parse_json_or_yaml
 
 _SUFFIXES = ("_text_document", "_text_sentence", "_document")
 _SPLIT = re.compile(r"(.)[_-](train|training|valid|validation|val|dev|test|eval)$")
@@ -189,15 +189,7 @@ def _read_groups(path: str) -> dict[str, list[str]]:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"--ado-groups: cannot read {path} ({error.strerror})") from error
-    try:
-        groups = json.loads(text)
-    except json.JSONDecodeError:
-        try:
-            groups = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(
-                f"--ado-groups: {path} is neither JSON nor YAML ({' '.join(str(error).split())})"
-            ) from error
+    groups = parse_json_or_yaml(text, f"--ado-groups: {path}")
     if not isinstance(groups, dict) or not groups:
         raise UserError(f"--ado-groups: {path} must map each domain to a list of prefixes or globs")
     groups = {str(name): [item] if isinstance(item, str) else item for name, item in groups.items()}

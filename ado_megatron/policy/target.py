@@ -5,7 +5,6 @@ It is not where the mixture starts (that is the prior). Legend: K domains.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ado_megatron.errors import UserError
+from ado_megatron.files import parse_json_or_yaml
 from ado_megatron.policy.state import normalised
 
 FLAG = "--ado-target"
@@ -70,8 +70,6 @@ def _pairs(text: str) -> dict[str, Any]:
 
 
 def _mapping(path: str) -> Mapping[str, Any]:
-    import yaml  # only a run with such a file needs it
-
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -79,13 +77,7 @@ def _mapping(path: str) -> Mapping[str, Any]:
             f"{FLAG}: {path} is none of {', '.join(WORDS)}, has no domain=weight, and as a file it cannot be read "
             f"({getattr(error, 'strerror', None) or error}); give one of these"
         ) from error
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError:
-        try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"{FLAG}: {path} is neither JSON nor YAML ({' '.join(str(error).split())})") from error
+    values = parse_json_or_yaml(text, f"{FLAG}: {path}")
     if not isinstance(values, dict) or not values:
         raise UserError(f"{FLAG}: {path} must map domains to weights, such as code: 0.4")
     return {str(name): value for name, value in values.items()}
