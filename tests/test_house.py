@@ -15,6 +15,7 @@ FLOORS = [
     ["cli", "run"],
     ["hosts", "trainer", "report", "replay", "simulate", "prepare", "doctor", "audit"],
     ["mixer"],
+    ["steer"],
     ["config", "measure"],
     ["stream", "policy", "scaling_law", "blend"],
     ["profiles"],
@@ -118,7 +119,7 @@ def test_the_walk_sees_hidden_imports(tmp_path):
     assert own(tmp_path / "m.py") == {"mixer", "report"}
 
 
-@pytest.mark.parametrize("wing", ["blend", "scaling_law", "policy", "stream", "report", "replay"])
+@pytest.mark.parametrize("wing", ["blend", "scaling_law", "policy", "stream", "steer", "report", "replay"])
 def test_every_module_of_a_wing_without_torch_can_be_imported_where_torch_is_not(wing):
     """mixer.refit_process too: it plans in a process of its own, which would wait seconds for torch."""
     names = ["ado_megatron." + label(path).removesuffix("/__init__").replace("/", ".") for path in modules()]

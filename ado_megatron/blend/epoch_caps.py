@@ -49,7 +49,11 @@ def parse_max_epochs(text: str | None, domains: Domains) -> np.ndarray:
 
 def caps_from_config(config: BlendOptions, domains: Domains) -> np.ndarray | None:
     """caps_C: the most samples of each dataset that the run may draw; None when the user sets no cap."""
-    epochs_K = parse_max_epochs(config.max_epochs, domains)
+    return caps_of(parse_max_epochs(config.max_epochs, domains), domains)
+
+
+def caps_of(epochs_K: np.ndarray, domains: Domains) -> np.ndarray | None:
+    """caps_C from the most epochs of each domain (inf: no cap); None when no domain has a cap."""
     if not np.isfinite(epochs_K).any():
         return None
     epochs_C = epochs_K[domains.domain_of_C]
