@@ -36,6 +36,7 @@ FOREIGN = {
     "matplotlib": {"report", "replay/plot", "simulate/figure"},
     "PIL": {"report/figures"},  # matplotlib brings it
     "tensorboard": {"trainer"},
+    "wandb": {"trainer/boards"},
     "tqdm": {"prepare", "trainer"},
     "sentencepiece": {"prepare/tokenizer", "trainer"},
     "tokenizers": {"prepare/tokenizer", "trainer"},

@@ -16,10 +16,11 @@ from typing import Any
 
 from ado_megatron.errors import UserError
 from ado_megatron.hosts import console
-from ado_megatron.hosts.boards import Write
 from ado_megatron.hosts.run_facts import RunFacts
 from ado_megatron.hosts.session import Session
 from ado_megatron.hosts.takeover import layout_facts
+from ado_megatron.measure.board_names import by_domain
+from ado_megatron.measure.boards import Write
 
 Wrapper = Callable[[Any], Any]  # takes a function of the framework, returns the hooked one
 TOKEN = "ado_token"  # of the framework's arguments in a checkpoint: the sidecar that was written with it
@@ -194,8 +195,7 @@ def training_log(session: Session, framework: Framework, stock: Any) -> Any:
         settings = framework.get_args()
         if session.mixer is not None and iteration % settings.log_interval == 0:
             session.log_line(settings.consumed_train_samples)
-            weights = session.weights(settings.consumed_train_samples)
-            scalars = {f"ado/weight/{name}": weight for name, weight in weights.items()}
+            scalars = by_domain("weight", session.weights(settings.consumed_train_samples))
             session.boards.write(framework.boards(), scalars, iteration)
         return result
 

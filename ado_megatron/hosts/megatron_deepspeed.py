@@ -13,11 +13,11 @@ from typing import Any
 
 from ado_megatron.errors import UserError
 from ado_megatron.hosts import exclusions, hooks
-from ado_megatron.hosts.boards import Write
 from ado_megatron.hosts.hooks import Framework, HookPoint, Wrapper
 from ado_megatron.hosts.run_facts import RunFacts
 from ado_megatron.hosts.session import Session
 from ado_megatron.hosts.takeover import StockBlend, layout_facts, weights_at
+from ado_megatron.measure.boards import Write
 
 TRAINING, DATA, MODEL = "megatron.training", "megatron.data.gpt_dataset", "megatron.model.gpt_model"
 CHECKPOINTING = "megatron.checkpointing"

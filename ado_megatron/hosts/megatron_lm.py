@@ -14,11 +14,11 @@ import torch
 
 from ado_megatron.errors import UserError
 from ado_megatron.hosts import exclusions, hooks
-from ado_megatron.hosts.boards import Write
 from ado_megatron.hosts.hooks import Framework, HookPoint, Wrapper
 from ado_megatron.hosts.run_facts import RunFacts
 from ado_megatron.hosts.session import Session
 from ado_megatron.hosts.takeover import StockBlend, layout_facts, weights_at
+from ado_megatron.measure.boards import Write
 
 TRAINING, CHECKPOINTING = "megatron.training.training", "megatron.training.checkpointing"
 BUILDER = "megatron.core.datasets.blended_megatron_dataset_builder"

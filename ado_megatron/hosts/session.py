@@ -25,12 +25,13 @@ from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
 from ado_megatron.hosts import takeover
-from ado_megatron.hosts.boards import Boards
 from ado_megatron.hosts.console import by_name, say
 from ado_megatron.hosts.evaluation import Validation
 from ado_megatron.hosts.run_facts import RunFacts
 from ado_megatron.hosts.takeover import ADAPTIVE, NEW, SHADOW, StockBlend, sidecar_path
 from ado_megatron.hosts.train_sets import KEY, SAMPLE, AdaptiveTrainSet, ShadowTrainSet
+from ado_megatron.measure.board_names import by_domain
+from ado_megatron.measure.boards import Boards
 from ado_megatron.mixer.loader import LoaderSettings
 from ado_megatron.mixer.mixer import Mixer
 from ado_megatron.mixer.world import World
@@ -256,7 +257,7 @@ class Session:
         scalars: dict[str, float] = {}
         for one in self._validation.finish(step, self.mixer) if self.mixer is not None else ():
             say(f"step {step} {one.kind} loss | {by_name(one.losses)}")
-            scalars |= {f"ado/{one.kind}/{name}": loss for name, loss in one.losses.items()}
+            scalars |= by_domain(one.kind, one.losses)
         return scalars
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
+from ado_megatron.trainer.boards import check_boards
 from ado_megatron.trainer.check_data import check_data
 from ado_megatron.trainer.mixture import check_mixture
 from ado_megatron.trainer.options import TrainerOptions, exit_signals, parse
@@ -45,6 +46,7 @@ def main(argv: list[str]) -> int:
     options, config = parse(argv)
     processes = _num_processes(options)
     dp = options.check_world(processes)
+    check_boards(options)
     data = check_data(options)
     check_mixture(data, options, config)
     check_run_dir(options, config, run_identity(options, config, data, dp))

@@ -66,7 +66,7 @@ class Trainer:
         if resume_at is not None:
             checkpoints.load(self.engine, self.mixer, self.run, resume_at)
         self._make_batches(data, domains)
-        self.progress = Progress(options, self.mixer, self.first_step) if self.world.is_zero else None
+        self.progress = Progress(options, config, self.mixer, self.first_step) if self.world.is_zero else None
 
     def _first_step(self, resume_at: int | None) -> int:
         if resume_at is not None and resume_at > self.options.steps:

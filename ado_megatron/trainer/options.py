@@ -86,6 +86,10 @@ class TrainerOptions:
     eval_samples: int = option(32, "validation samples of each prefix", low=1, resume="free")
     tensorboard: bool = option(True, "write TensorBoard events when torch.utils.tensorboard is installed",
         resume="free")
+    wandb_project: str | None = option(None,
+        "project of Weights & Biases to report to, too; `WANDB_MODE=offline` needs no network", kind=str, resume="free")
+    wandb_name: str | None = option(None, "name of the run there; default: that of --run-dir", kind=str,
+        resume="free")
     progress: bool = option(True, "show a progress bar", resume="free")
     # fmt: on
 

@@ -1,4 +1,4 @@
-"""What a person sees of the run: lines, progress bar, metrics.jsonl, TensorBoard. Rank zero only.
+"""What a person sees of the run: lines, progress bar, metrics.jsonl, boards (boards.py). Rank zero only.
 
 None of it may stop a run: where it cannot be written (a closed pipe, a full disk, a directory that is gone), this is
 said once and the run goes on.
@@ -9,45 +9,33 @@ Legend: K domains.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import sys
-import threading
 import time
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 from tqdm import tqdm
 
-from ado_megatron.files import BestEffort
+from ado_megatron.config import AdoConfig
+from ado_megatron.measure.board_names import by_domain, of_step
 from ado_megatron.mixer import Mixer
+from ado_megatron.trainer.boards import RunBoards
 from ado_megatron.trainer.options import TrainerOptions
 
 
 class Progress:
     """Shows and records the run from `first_step` on. Close it at the end."""
 
-    def __init__(self, options: TrainerOptions, mixer: Mixer, first_step: int) -> None:
+    def __init__(self, options: TrainerOptions, config: AdoConfig, mixer: Mixer, first_step: int) -> None:
         assert mixer.rank_zero is not None, "only rank zero shows progress"
         self._mixer, self._names_K, self._metrics = mixer, mixer.domains.names_K, mixer.rank_zero.recorder.metrics
         self._bar = tqdm(
             total=options.steps, initial=first_step, unit="step", desc="train", file=_Terminal(sys.stderr),
             dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10.0, disable=not options.progress,
         )  # fmt: skip
-        self._try_board = BestEffort("TensorBoard's events", errors=(OSError, ValueError))
-        self._board: Any = None
-        if options.tensorboard:
-            self._try_board.attempt(lambda: self._open_board(Path(options.run_dir) / "tensorboard", first_step))
+        self._boards = RunBoards(options, config, first_step)
         self._since: tuple[float, int | None] = (time.monotonic(), None)
-
-    def _open_board(self, folder: Path, first_step: int) -> None:
-        if importlib.util.find_spec("tensorboard") is None:
-            return
-        from torch.utils.tensorboard import SummaryWriter
-
-        _quiet_writer_threads()
-        self._board = SummaryWriter(str(folder), purge_step=first_step)
 
     @staticmethod
     def print(text: str) -> None:
@@ -73,33 +61,20 @@ class Progress:
         weights_K = np.asarray(self._mixer.weights_K(consumed))
         largest = ", ".join(f"{self._names_K[k]} {weights_K[k]:.0%}" for k in np.argsort(-weights_K, kind="stable")[:3])
         self._bar.set_postfix_str(f"loss {loss:.3f} | {largest}", refresh=False)
-        scalars = {"train/loss": loss, "train/lr": lr, "train/grad_norm": grad_norm}
-        scalars |= {f"weight/{name}": float(w) for name, w in zip(self._names_K, weights_K, strict=True)}
-        self._add_scalars(scalars, done)
+        scalars = of_step(loss=loss, lr=lr, grad_norm=grad_norm)
+        scalars |= by_domain("weight", dict(zip(self._names_K, weights_K, strict=True)))
+        self._boards.write(scalars, done)
 
     def validation(self, done: int, loss_K: np.ndarray) -> None:
         """Mean token loss of each domain in nats (nan: no samples)."""
         self._metrics.write("validation", done, loss_K=loss_K)
         pairs = zip(self._names_K, loss_K, strict=True)
-        self._add_scalars({f"validation/{name}": float(loss) for name, loss in pairs if np.isfinite(loss)}, done)
-
-    def _add_scalars(self, scalars: dict[str, float], step: int) -> None:
-        board = self._board
-        if board is None:
-            return
-
-        def add() -> None:
-            for tag, value in scalars.items():
-                board.add_scalar(tag, value, step)
-
-        if not self._try_board.attempt(add):  # its writer does not recover from a failed write
-            self._board = None
+        self._boards.write(by_domain("validation", {name: loss for name, loss in pairs if np.isfinite(loss)}), done)
 
     def close(self) -> None:
-        """Close the bar and the events."""
+        """Close the bar and the boards."""
         self._bar.close()
-        if self._board is not None:
-            self._try_board.attempt(self._board.close)
+        self._boards.close()
 
 
 class _Terminal:
@@ -131,14 +106,3 @@ class _Terminal:
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, self._stream.fileno())
             os.close(nothing)
-
-
-def _quiet_writer_threads() -> None:
-    """TensorBoard's thread prints a traceback when a write fails, and tells the caller, which is enough."""
-    before = threading.excepthook
-
-    def hook(args: threading.ExceptHookArgs) -> None:
-        if type(args.thread).__name__ != "_AsyncWriterThread":
-            before(args)
-
-    threading.excepthook = hook

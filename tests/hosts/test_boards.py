@@ -1,18 +1,22 @@
 """Weights and losses by domain where the host shows its own: TensorBoard, W&B, the log."""
 
-import json
 import re
 
 import numpy as np
 import pytest
 
-from ado_megatron.hosts.boards import Boards
+from ado_megatron.measure.board_names import TABLE
+from tests.kit.board_files import tensorboard_curves, wandb_curves, wandb_files, wandb_offline, wandb_start
 from tests.kit.host_runs import QUICK_ADO, tail, train, write_domains
 
-host = pytest.mark.host
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
 
-# Stands for the package: what is logged becomes a line of a file.
+
+def ours(name: str) -> bool:
+    return name.startswith("ado/")
+
+
+# Stands for a package whose server is gone: what is logged becomes a line of a file.
 WANDB = """
 import json, os
 
@@ -38,47 +42,41 @@ def write(line):
 """
 
 
-@host
 @pytest.mark.parametrize("host", ["lm", "lm_main", "deepspeed", "deepspeed_flat"])
 def test_weights_and_validation_losses_go_to_tensorboard_wandb_and_log(host, tmp_path, monkeypatch):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    (tmp_path / "stubs" / "wandb").mkdir(parents=True)
-    (tmp_path / "stubs" / "wandb" / "__init__.py").write_text(WANDB)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stubs"))
-    monkeypatch.setenv("WANDB_LINES", str(tmp_path / "wandb.jsonl"))
+    """The real wandb package, offline. The last step is evaluated twice; a board shows the first."""
+    wandb_offline(monkeypatch)
     options = ["--num-workers", 0, *QUICK_ADO, "--ado-validation", "--eval-interval", 3]
     options += ["--tensorboard-dir", tmp_path / "tensorboard", "--wandb-project", "mixtures", "--wandb-exp-name", "one"]
     data = ["--data-path", *write_domains(tmp_path)]
     run = train(host, tmp_path / "run", data, options, ranks=2, steps=6)
     assert run.status == 0, tail(run)
 
-    started, *logged = map(json.loads, (tmp_path / "wandb.jsonl").read_text().splitlines())
-    assert started == {"project": "mixtures", "name": "one"}
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-
-    def curves(name):
-        """(step, value) in TensorBoard, the same in W&B, both of float32."""
-        board = [(point.step, pytest.approx(point.value, rel=1e-6)) for point in events.Scalars(name)]
-        assert [(line["step"], line[name]) for line in logged if name in line] == board
-        return board
+    (file,) = wandb_files(tmp_path / "run")
+    started = wandb_start(file)
+    assert (started["project"], started["name"]) == ("mixtures", "one")
+    tensorboard = {name: curve for name, curve in tensorboard_curves(tmp_path / "tensorboard").items() if ours(name)}
+    wandb = {name: curve for name, curve in wandb_curves(file).items() if ours(name)}
 
     rows = [*run.metrics("validation"), *run.metrics("test")]
     assert [row["step"] for row in rows] == [3, 6, 6, 6]
+    del rows[2]  # of the evaluation after the last step
     # the last rank writes, which knows the weights in force for the next batch as its shares
     shares = [np.divide(row["counts_K"], 8) for row in run.metrics("step")]
+    expected = {}
     for k, name in enumerate(["wiki", "code", "news", "law"]):
-        expected = [(step, shares[min(step, 5)][k]) for step in range(1, 7)]
-        assert expected == curves(f"ado/weight/{name}")
-        for kind in ("validation", "test"):
-            expected = [(r["step"], r["loss_K"][k]) for r in rows if r["type"] == kind and r["loss_K"][k] is not None]
-            if expected:
-                assert expected == curves(f"ado/{kind}/{name}")
+        expected[f"ado/weight/{name}"] = [(step, shares[min(step, 5)][k]) for step in range(1, 7)]
+        for row in rows:
+            if row["loss_K"][k] is not None:
+                expected.setdefault(f"ado/{row['type']}/{name}", []).append((row["step"], row["loss_K"][k]))
+    for board in (tensorboard, wandb):  # both may hold float32
+        assert board == {name: pytest.approx(np.array(curve), rel=1e-6) for name, curve in expected.items()}
+    documented = {row.name for row in TABLE if row.by != "pretrain"}
+    assert {re.sub("(wiki|code|news|law)$", "DOMAIN", name) for name in wandb} == documented
     assert "ado: step 1 weights | wiki 0.4000 code 0.3000 news 0.2000 law 0.1000" in run.log
     assert re.search(r"ado: step 6 test loss \| wiki \d\.\d{4} ", run.log)
 
 
-@host
 @pytest.mark.parametrize("host", ["lm", "deepspeed_flat"])
 def test_a_board_that_raises_does_not_stop_the_training(host, tmp_path, monkeypatch):
     (tmp_path / "stubs" / "wandb").mkdir(parents=True)
@@ -92,19 +90,3 @@ def test_a_board_that_raises_does_not_stop_the_training(host, tmp_path, monkeypa
     assert run.status == 0 and set(run.curve) == set(range(1, 7)), tail(run)
     assert run.log.count("weights and losses for W&B: the server is gone; the run goes on without") == 1
     assert len(run.metrics("step")) == 6
-
-
-def test_a_board_that_fails_is_told_once_and_the_other_goes_on(caplog):
-    boards, written = Boards(), []
-
-    def full(scalars, step):
-        raise RuntimeError("disk full")
-
-    both = {"TensorBoard": full, "W&B": lambda *line: written.append(line)}
-    for step in (1, 2):
-        boards.write(both, {"ado/weight/wiki": 0.5}, step)
-    boards.write({}, {"ado/weight/wiki": 0.5}, 3)  # a rank that has none
-    assert [record.getMessage() for record in caplog.records] == [
-        "weights and losses for TensorBoard cannot be written, the training goes on: disk full"
-    ]
-    assert written == [({"ado/weight/wiki": 0.5}, 1), ({"ado/weight/wiki": 0.5}, 2)]

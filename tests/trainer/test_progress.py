@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 
+from ado_megatron.config import AdoConfig
 from ado_megatron.trainer.options import TrainerOptions
 from ado_megatron.trainer.progress import Progress
 
@@ -38,7 +39,7 @@ def options(tmp_path, **changes):
 def test_what_is_recorded(tmp_path, mixer):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    progress = Progress(options(tmp_path, progress=False), mixer, 0)
+    progress = Progress(options(tmp_path, progress=False), AdoConfig(), mixer, 0)
     progress.step(10, 80, 2.5, 0.01, 0.5)
     progress.step(20, 160, 2.0, 0.01, 0.5)
     progress.validation(20, np.array([1.5, np.nan]))
@@ -50,13 +51,13 @@ def test_what_is_recorded(tmp_path, mixer):
     board.Reload()
     assert {tag: [event.value for event in board.Scalars(tag)] for tag in board.Tags()["scalars"]} == {
         "train/loss": [2.5, 2.0], "train/lr": [pytest.approx(0.01)] * 2, "train/grad_norm": [0.5, 0.5],
-        "weight/a": [0.25, 0.25], "weight/b": [0.75, 0.75], "validation/a": [1.5],
+        "ado/weight/a": [0.25, 0.25], "ado/weight/b": [0.75, 0.75], "ado/validation/a": [1.5],
     }  # fmt: skip
 
 
 def test_a_board_that_cannot_be_opened_is_said_once(tmp_path, mixer, caplog):
     (tmp_path / "run").write_text("a file where the directory should be")
-    progress = Progress(options(tmp_path, progress=False), mixer, 0)
+    progress = Progress(options(tmp_path, progress=False), AdoConfig(), mixer, 0)
     progress.step(10, 80, 2.5, 0.01, 0.5)
     progress.close()
     assert sum("TensorBoard" in record.message for record in caplog.records) == 1
@@ -64,12 +65,13 @@ def test_a_board_that_cannot_be_opened_is_said_once(tmp_path, mixer, caplog):
 
 
 def test_a_board_that_breaks_in_the_run_is_said_once_without_a_traceback(tmp_path, mixer, caplog, capfd):
-    progress = Progress(options(tmp_path, progress=False), mixer, 0)
+    progress = Progress(options(tmp_path, progress=False), AdoConfig(), mixer, 0)
 
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    progress._board._get_file_writer().event_writer._async_writer._writer.write = refuse
+    writer = progress._boards._closes["TensorBoard"].__self__
+    writer._get_file_writer().event_writer._async_writer._writer.write = refuse
     for step in range(200):
         progress.step(step, 8 * step, 2.5, 0.01, 0.5)
     progress.close()
