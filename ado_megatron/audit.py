@@ -2,7 +2,7 @@
 
 What is checked, over the records in force (an attempt that starts at step s replaces earlier records from step s on):
 - the global sample indices are 0, 1, 2, … without a gap or a second draw, in the order of the steps;
-- all ranks that drew index i drew the same (column, sample), and belong to one data-parallel rank;
+- all ranks that drew index i drew the same (dataset, sample), and belong to one data-parallel rank;
 - of each dataset, in the order of i, every run of `length` draws has every sample exactly once, and the last,
   unfinished run has none twice;
 - in every step what was drawn is what a loss was computed on.

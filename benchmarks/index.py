@@ -61,14 +61,15 @@ def time_theirs(weights_K: np.ndarray, blocks: int) -> tuple[float, float, np.nd
 
 def planner_of(weights_K: np.ndarray, mixture: str) -> Planner:
     """A run's planner: static, or a profile with laws in force from the first block on."""
-    columns = len(weights_K)
+    num_datasets = len(weights_K)
     rng = np.random.default_rng(1)
     options = {"policy": "static"} if mixture == "static" else {"profile": mixture, "policy": "ado", "start_step": 0}
     config = AdoConfig(**options).resolved()
-    prefixes = [f"d{k:05d}_text_document" for k in range(columns)]
-    planner = Planner(config, Domains.build(prefixes, weights_K, np.full(columns, 10**7), config), BLOCK)
+    prefixes = [f"d{k:05d}_text_document" for k in range(num_datasets)]
+    planner = Planner(config, Domains.build(prefixes, weights_K, np.full(num_datasets, 10**7), config), BLOCK)
     if mixture != "static":
-        laws_Kx3 = np.stack([rng.uniform(low, high, columns) for low, high in ((0, 3), (-0.5, 1), (0.05, 0.6))], axis=1)
+        bounds = (0, 3), (-0.5, 1), (0.05, 0.6)
+        laws_Kx3 = np.stack([rng.uniform(low, high, num_datasets) for low, high in bounds], axis=1)
         planner.laws = Laws.given(laws_Kx3, config.given_transfer)
     return planner
 
@@ -93,16 +94,16 @@ def discrepancy(counts_SxK: np.ndarray, weights_K: np.ndarray) -> float:
 def planning(blocks: int, repeat: int) -> list[dict]:
     """Part 1 and 2, for K = 22, 1,000 and 10,000."""
     results = []
-    for columns in (22, 1000, 10_000):
-        size = blocks if columns < 10_000 else max(1, blocks // 10)
-        weights_K = np.random.default_rng(0).dirichlet(np.ones(columns))
-        theirs = [time_theirs(weights_K, size) for _ in range(1 if columns == 10_000 else repeat)]
+    for num_datasets in (22, 1000, 10_000):
+        size = blocks if num_datasets < 10_000 else max(1, blocks // 10)
+        weights_K = np.random.default_rng(0).dirichlet(np.ones(num_datasets))
+        theirs = [time_theirs(weights_K, size) for _ in range(1 if num_datasets == 10_000 else repeat)]
         theirs_cpu, theirs_wall = (min(times[n] for times in theirs) for n in (0, 1))  # what disturbs only adds
         for mixture in MIXTURES:
             ours = [time_ours(weights_K, mixture, size) for _ in range(repeat)]
             cpu, wall = (min(times[n] for times in ours) for n in (0, 1))
             row = {
-                "K": columns, "mixture": mixture, "blocks": size, "ours_cpu_s": cpu, "ours_wall_s": wall,
+                "K": num_datasets, "mixture": mixture, "blocks": size, "ours_cpu_s": cpu, "ours_wall_s": wall,
                 "ms_a_row": 1e3 * cpu / size, "theirs_cpu_s": theirs_cpu, "theirs_wall_s": theirs_wall,
                 "ratio_cpu": theirs_cpu / cpu, "ratio_wall": theirs_wall / wall,
             }  # fmt: skip
@@ -124,13 +125,13 @@ class _Tokenizer:
     eod, pad, vocab_size = 0, -1, 50_000
 
 
-def _gpt_datasets(directory: str, sequence_length: int, columns: int = 8):
+def _gpt_datasets(directory: str, sequence_length: int, num_datasets: int = 8):
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
     from megatron.core.datasets.utils import Split
 
     rng, datasets = np.random.default_rng(0), []
-    for c in range(columns):
+    for c in range(num_datasets):
         prefix = str(Path(directory) / f"domain{c}")
         builder = IndexedDatasetBuilder(prefix + ".bin", dtype=np.int32)
         for _ in range(300):

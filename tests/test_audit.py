@@ -44,7 +44,7 @@ def log_run(run, schedule, *, attempt, first, last, dp=2, batches=None, close=Tr
             draws = [(i, *schedule.draw(i)) for i in mine]
             if edit:
                 draws = edit(step, rank, draws)
-            key_B = np.array([pack_key(i, column) for i, column, _ in draws])
+            key_B = np.array([pack_key(i, dataset_id) for i, dataset_id, _ in draws])
             log.drawn(step, key_B, np.array([sample for _, _, sample in draws]))
             if rank // dp == peers - 1:
                 log.seen(step, key_B)
@@ -115,7 +115,7 @@ def test_a_file_torn_in_its_header_holds_nothing(tmp_path):
 
 
 def swap(at, new):
-    """Replace, on rank 0 at step 3, the draw number `at` by new(i, column, sample)."""
+    """Replace, on rank 0 at step 3, the draw number `at` by new(i, dataset, sample)."""
 
     def edit(step, rank, draws):
         if (step, rank) == (3, 0):

@@ -28,16 +28,16 @@ BLOCK, BLOCKS = 64, 2_000
 
 
 def changing_weights() -> np.ndarray:
-    """weights_SxC, from integers alone so that they are the same on every machine; columns below a sample a block and
-    columns that drop out for a while are among them."""
-    block_Sx1, column_C = np.arange(BLOCKS)[:, None], np.arange(len(LENGTHS))
-    swing_SxC = 1 + block_Sx1 * (column_C + 2) // 5 % 11
+    """weights_SxC, from integers alone so that they are the same on every machine; datasets below a sample a block and
+    datasets that drop out for a while are among them."""
+    block_Sx1, dataset_C = np.arange(BLOCKS)[:, None], np.arange(len(LENGTHS))
+    swing_SxC = 1 + block_Sx1 * (dataset_C + 2) // 5 % 11
     weights_SxC = np.array([4000, 2000, 1200, 600, 500, 60, 25]) * swing_SxC
-    return np.where((column_C == 4) & (block_Sx1 // 100 % 4 == 1), 0, weights_SxC).astype(np.float64)
+    return np.where((dataset_C == 4) & (block_Sx1 // 100 % 4 == 1), 0, weights_SxC).astype(np.float64)
 
 
 def tables() -> dict[str, np.ndarray]:
-    """counts_SxC by kind: free, under caps (the last three columns are one domain), many rows at once, and two hard
+    """counts_SxC by kind: free, under caps (the last three datasets are one domain), many rows at once, and two hard
     ones."""
     weights_SxC, domain_of_C = changing_weights(), np.array([0, 1, 2, 3, 4, 4, 4])
     left_C = np.array([1 << 40, 30_000, 8_000, 1 << 40, 2_000, 500, 200])
@@ -56,17 +56,17 @@ def tables() -> dict[str, np.ndarray]:
 
 
 def sparse_table() -> np.ndarray:
-    """Most columns get less than a sample a block, so who comes first is decided by deadlines."""
-    column_C, rows, credit_C = np.arange(60), [], np.zeros(60)
+    """Most datasets get less than a sample a block, so who comes first is decided by deadlines."""
+    dataset_C, rows, credit_C = np.arange(60), [], np.zeros(60)
     for b in range(500):
-        weights_C = (1 + (column_C * 7919 + b // 9 * 104_729) % 97) ** 3
+        weights_C = (1 + (dataset_C * 7919 + b // 9 * 104_729) % 97) ** 3
         counts_C, credit_C = apportion(weights_C, 24, credit_C)
         rows.append(counts_C)
     return np.array(rows)
 
 
 def folded_table() -> np.ndarray:
-    """An opponent who gives all weight to the columns that are owed most, until quotas have to be folded."""
+    """An opponent who gives all weight to the datasets that are owed most, until quotas have to be folded."""
     rows, credit_C = [], np.zeros(40)
     for b in range(500):
         owed_C = np.argsort(credit_C, kind="stable")[-max(1, 40 // (1 + b % 8)) :]
@@ -91,7 +91,7 @@ class Numbers:
 
 
 def streams() -> dict:
-    """Digests of tables, of the (column, sample) that they give, and of what a blend's items say."""
+    """Digests of tables, of the (dataset, sample) that they give, and of what a blend's items say."""
     rows = tables()
     values = {f"counts {name}": digest(table) for name, table in rows.items()}
     runs = {"shuffled": {}, "in order": {"in_order": True, "stream_id_C": [90 + 7 * c for c in range(len(LENGTHS))]}}
@@ -100,8 +100,8 @@ def streams() -> dict:
         for first in range(0, BLOCKS, 250):
             schedule.publish(first, rows["free"][first : first + 250])
         blocks = [schedule.block(b) for b in range(BLOCKS)]
-        column_N, _, sample_N = (np.concatenate(part) for part in zip(*blocks, strict=True))
-        values[f"stream {name}"] = digest(column_N, sample_N)
+        dataset_N, _, sample_N = (np.concatenate(part) for part in zip(*blocks, strict=True))
+        values[f"stream {name}"] = digest(dataset_N, sample_N)
         values[f"agreement {name}"] = schedule.digest
         blend = AdaptiveBlend([Numbers(length) for length in LENGTHS], schedule)
         items = [blend[i] for i in [*range(500), *range(7, len(blend), 1013)]]

@@ -1,4 +1,4 @@
-"""What is mixed: datasets (one per prefix; a column of the table), grouped into domains (what the policy acts on).
+"""What is mixed: datasets (one per prefix), grouped into domains (what the policy acts on).
 
 Legend: K domains, C datasets (one per prefix; C = K without groups).
 """

@@ -9,7 +9,7 @@ the end of an evaluation becomes an object of metrics.jsonl:
 
 A prefix belongs to the train domain of the same prefix or name (`Domains.extended`); `others` are those of none.
 
-Legend: K train domains, N names of a split (the train domains, then the others), E columns (prefixes of all splits).
+Legend: K train domains, N names of a split (the train domains, then the others), E datasets (prefixes of all splits).
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from ado_megatron.measure.metrics_writer import MetricsWriter
 from ado_megatron.mixer.mixer import Mixer
 from ado_megatron.stream.sample_key import KEY_MASK
 
-COLUMN = "ado_evaluated"  # in a sample of an evaluation: its column
+EVALUATED = "ado_evaluated"  # in a sample of an evaluation: its dataset
 KINDS = ("validation", "test")
 
 
 class EvaluatedSet(torch.utils.data.Dataset):
-    """The framework's dataset, whose samples also carry their column once it is bound; in all else it is unchanged.
+    """The framework's dataset, whose samples also carry their dataset once it is bound; in all else it is unchanged.
 
-    column: of all samples, in the split's blend; None: as the framework's blend has it.
+    dataset_id: of all samples, in the split's blend; None: as the framework's blend has it.
     """
 
-    def __init__(self, stock: Any, kind: str, column: int | None):
+    def __init__(self, stock: Any, kind: str, dataset_id: int | None):
         self.kind = kind
-        self._stock, self._column = stock, column
+        self._stock, self._dataset_id = stock, dataset_id
         self._first: int | None = None
 
     def bind(self, first: int) -> None:
-        """first: column of the split's first prefix. Before the loader's workers start."""
+        """first: number of the split's first prefix. Before the loader's workers start."""
         self._first = first
 
     def __len__(self) -> int:
@@ -54,11 +54,11 @@ class EvaluatedSet(torch.utils.data.Dataset):
         item = self._stock[index]
         if self._first is None:
             return item
-        column = int(self._stock.dataset_index[index]) if self._column is None else self._column
-        return {**item, COLUMN: np.int64(self._first + column)}
+        dataset_id = int(self._stock.dataset_index[index]) if self._dataset_id is None else self._dataset_id
+        return {**item, EVALUATED: np.int64(self._first + dataset_id)}
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_stock" or name.startswith("__"):  # while a copy is made; `__getitems__` would go past our columns
+        if name == "_stock" or name.startswith("__"):  # while a copy is made; `__getitems__` would go past ours
             raise AttributeError(name)
         return getattr(self._stock, name)
 
@@ -87,19 +87,19 @@ class Validation:
         self._names: dict[str, tuple[str, ...]] = {}
         self._first: dict[str, int] = {}
         self._meter: DomainMeter | None = None
-        self._unmeasured: deque[torch.Tensor] = deque()  # columns of micro-batches whose loss is still to come
+        self._unmeasured: deque[torch.Tensor] = deque()  # datasets of micro-batches whose loss is still to come
 
     def watch(self, kind: str, stock: Any, prefixes: Sequence[str]) -> Any:
-        """The framework's dataset of a split with columns on its samples; of a list of datasets, one a prefix, each."""
+        """The framework's dataset of a split, whose samples say their dataset; of a list, one a prefix, each."""
         self._prefixes[kind] = tuple(prefixes)
         if isinstance(stock, list):
-            return [self._watched(kind, one, column) for column, one in enumerate(stock)]
+            return [self._watched(kind, one, dataset_id) for dataset_id, one in enumerate(stock)]
         return self._watched(kind, stock, None if hasattr(stock, "dataset_index") else 0)
 
-    def _watched(self, kind: str, stock: Any, column: int | None) -> EvaluatedSet | None:
+    def _watched(self, kind: str, stock: Any, dataset_id: int | None) -> EvaluatedSet | None:
         if stock is None:
             return None
-        self._sets.append(EvaluatedSet(stock, kind, column))
+        self._sets.append(EvaluatedSet(stock, kind, dataset_id))
         return self._sets[-1]
 
     def open(self, mixer: Mixer) -> None:
@@ -112,7 +112,7 @@ class Validation:
                 self._names[kind], self._first[kind] = names_N, len(number_of_E)
                 number_of_E += [total + number for number in numbers]
                 total += len(names_N)
-            if len(number_of_E) > KEY_MASK + 1:  # the meter takes columns out of keys
+            if len(number_of_E) > KEY_MASK + 1:  # the meter takes datasets out of keys
                 raise UserError(
                     f"--ado-validation tells {KEY_MASK + 1} prefixes apart, but the validation and test blends have "
                     f"{len(number_of_E)}; leave it out"
@@ -126,20 +126,20 @@ class Validation:
         self._sets.clear()
 
     def drawn(self, batch: Any) -> Any:
-        """The batch without its columns, which are kept for the loss site; any other batch as it is."""
-        if not isinstance(batch, dict) or COLUMN not in batch:
+        """The batch without the numbers of its datasets, which are kept for the loss site; any other batch as it is."""
+        if not isinstance(batch, dict) or EVALUATED not in batch:
             return batch
         batch = dict(batch)
-        column_B = batch.pop(COLUMN)
+        dataset_B = batch.pop(EVALUATED)
         if self._meter is not None and self._meter.contributes:
-            self._unmeasured.append(column_B)
+            self._unmeasured.append(dataset_B)
         return batch
 
     def measure(self, loss: torch.Tensor, mask: torch.Tensor) -> None:
         """Per-token losses and mask of the oldest micro-batch drawn and not yet measured, [B, …], without gradients."""
         if self._meter is not None and self._unmeasured:  # else nothing is watched
-            column_B = self._unmeasured.popleft()
-            self._meter.add(loss.reshape(len(column_B), -1), mask.reshape(len(column_B), -1), column_B)
+            dataset_B = self._unmeasured.popleft()
+            self._meter.add(loss.reshape(len(dataset_B), -1), mask.reshape(len(dataset_B), -1), dataset_B)
 
     def finish(self, step: int, mixer: Mixer) -> list[Evaluated]:
         """What was measured since the last call, by split; also written to metrics.jsonl. Collective: one sum."""

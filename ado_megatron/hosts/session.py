@@ -8,7 +8,7 @@
     checkpoint ────────── save()
     evaluation done ───── evaluated(), with --ado-validation (evaluation.py)
 
-Legend: K domains, C columns (prefixes), B samples of a micro-batch, L tokens.
+Legend: K domains, C datasets (prefixes), B samples of a micro-batch, L tokens.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class Session:
         mixer.start(facts.consumed_samples, step=facts.iteration, start_C=start_C)
 
     def _drawn_by_stock(self, facts: RunFacts) -> np.ndarray:
-        """Rank zero: samples of each column before the checkpoint, if one blend goes on from the other. UserError."""
+        """Rank zero: samples of each dataset before the checkpoint, if one blend goes on from the other. UserError."""
         train_set = self._train_sets[0]
         index_N = train_set.dataset_index
         if index_N is None:
@@ -174,8 +174,8 @@ class Session:
         adaptive = takeover.last_adaptive(facts.load, facts.iteration)
         if adaptive is not None:  # at the checkpoint or, with the framework alone in between, before
             takeover.check_stock_continues(adaptive, train_set.blend, index_N)
-        columns = len(train_set.blend.prefixes)
-        return takeover.count_drawn(index_N, facts.consumed_samples, columns)
+        num_datasets = len(train_set.blend.prefixes)
+        return takeover.count_drawn(index_N, facts.consumed_samples, num_datasets)
 
     # ---------------------------------------------------------------- batches and losses
 

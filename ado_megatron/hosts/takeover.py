@@ -1,24 +1,24 @@
 """From the framework's own static blend to ours, and back, in the middle of a run.
 
-The framework's blend is a known map: sample i of the run → the next sample of column dataset_index[i], and every column
-is read 0, 1, 2, … in the order of its dataset. For example, weights 2 : 1 and eight samples a step:
+The framework's blend is a known map: sample i of the run → the next sample of dataset dataset_index[i], and each is
+read 0, 1, 2, … in its order. For example, weights 2 : 1 and eight samples a step:
 
     i                     0  1  2  3  4  5  6  7 |  8 …      a checkpoint after one step: consumed = 8
-    dataset_index[i]      0  1  0  0  1  0  0  1 |  0 …      so far five samples of column 0, three of column 1
-    sample of the column  0  0  1  2  1  3  4  2 |  5 …
+    dataset_index[i]      0  1  0  0  1  0  0  1 |  0 …      so far five samples of dataset 0, three of dataset 1
+    sample of the dataset 0  0  1  2  1  3  4  2 |  5 …
 
-Where the framework lays out one epoch of a column, that dataset is also ours (asked of the framework for one epoch,
+Where the framework lays out one epoch of a dataset, its order is also ours (asked of the framework for one epoch,
 shuffled by it in the same way), and our first pass is read in its order, too (Schedule, `in_order`). So ours goes on
-with sample 5 of column 0 and sample 3 of column 1 (`count_drawn` gives [5, 3]), in whatever shares the laws ask for,
-and each column is read to its end before its second epoch begins: of 20 samples in column 1 ours reads 3 … 19.
+with sample 5 of dataset 0 and sample 3 of dataset 1 (`count_drawn` gives [5, 3]), in whatever shares the laws ask for,
+and each dataset is read to its end before its second epoch begins: of 20 samples in dataset 1 ours reads 3 … 19.
 
 Where the run asks for more than an epoch, the framework shuffles several into one order that has no epochs in it: of a
-column of 20 samples of which the run needs 33 it lays out 40, in which sample 20 may be the first text again. Then the
+dataset of 20 samples of which the run needs 33 it lays out 40, in which sample 20 may be the first text again. Then the
 framework's dataset takes the place of ours for good: what is left of its order, 3 … 39, is read once, and later passes
 are of 40 samples, two epochs, each. The sidecar keeps what the framework was asked for (the origin: {"size": 99,
 "weights": [["wiki", 2.0], ["law", 1.0]]}), since the order depends on it.
 
-Legend: C columns, N samples of the run.
+Legend: C datasets, N samples of the run.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def check_same_layout(saved: Mapping[str, Any] | None, ours: Mapping[str, Any]) 
 
 @dataclasses.dataclass(frozen=True)
 class BlendFacts:
-    """What rank zero tells the others, one each a column: prefixes, the user's weights, samples of one epoch (lengths)
+    """What rank zero tells the others, one each a dataset: prefixes, the user's weights, samples of one epoch (lengths)
     and of the dataset, which may hold several (passes); and the origin, if datasets are the framework's."""
 
     prefixes: tuple[str, ...]
@@ -125,7 +125,7 @@ class BlendFacts:
 
 @dataclasses.dataclass(frozen=True)
 class StockBlend:
-    """The framework's own blend, laid out once more. dataset_index_N: column of each sample of the run. datasets: ours,
+    """The framework's own blend, laid out once more. dataset_index_N: of each sample of the run. datasets: ours,
     or the framework's where that is another. origin: what the framework was asked for, None if all are ours."""
 
     dataset_index_N: np.ndarray
@@ -148,22 +148,22 @@ class StockBlend:
         return cls(blend.dataset_index, datasets, None if kept else {"size": size, "weights": pairs})
 
 
-def count_drawn(dataset_index_N: np.ndarray, consumed: int, columns: int) -> np.ndarray:
-    """Samples of each column among the first `consumed` of the framework's blend. UserError where it has fewer."""
+def count_drawn(dataset_index_N: np.ndarray, consumed: int, num_datasets: int) -> np.ndarray:
+    """Samples of each dataset among the first `consumed` of the framework's blend. UserError where it has fewer."""
     if consumed > len(dataset_index_N):
         raise UserError(
             f"the checkpoint stands at {consumed} samples, but the framework's blend has {len(dataset_index_N)}; give "
             "the options of the run that wrote it"
         )
-    drawn_C = np.zeros(columns, dtype=np.int64)
+    drawn_C = np.zeros(num_datasets, dtype=np.int64)
     for first in range(0, consumed, _CHUNK):
         part_N = dataset_index_N[first : min(first + _CHUNK, consumed)]
-        drawn_C += np.bincount(part_N, minlength=columns)
+        drawn_C += np.bincount(part_N, minlength=num_datasets)
     return drawn_C
 
 
 def _same(stock: Any, own: Any, indices: Sequence[str]) -> bool:
-    """Two datasets of one column read the same in the same order."""
+    """Two layouts of one dataset read the same in the same order."""
     if len(stock) != len(own):
         return False
     for dataset in (stock, own):
@@ -189,7 +189,7 @@ def last_adaptive(load: str | None, iteration: int) -> Path | None:
 
 def check_stock_continues(path: Path, blend: BlendFacts, dataset_index_N: np.ndarray) -> None:
     """UserError unless the framework's blend goes on where the adaptive run of the sidecar `path` ended: with the
-    weights of --ado-export-static it has drawn the same by then, and it lays out one epoch of every column, as that
+    weights of --ado-export-static it has drawn the same by then, and it lays out one epoch of every dataset, as that
     run did."""
     meta, arrays = read_sidecar(path)
     state, drawn_C = meta["schedule"], arrays["schedule/start_C"]

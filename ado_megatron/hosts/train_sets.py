@@ -1,7 +1,7 @@
 """The train datasets that hooks hand to a framework's loader. Both wait for `bind`: the mixer needs lengths first.
 
 A sample is what the framework's domain dataset returns, with three more keys: the framework's own for the domain, KEY
-(which sample of the run in which column) and SAMPLE (its index in the domain dataset).
+(which sample of the run, of which dataset) and SAMPLE (its index in the domain dataset).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ShadowTrainSet(torch.utils.data.Dataset):
 
     @property
     def dataset_index(self) -> np.ndarray:
-        """The column of every sample of the run."""
+        """The dataset of every sample of the run."""
         self._stock[0]  # some frameworks map it at the first read
         return self._stock.dataset_index
 
@@ -75,6 +75,6 @@ class ShadowTrainSet(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self._stock[index]
-        column = int(self._stock.dataset_index[index])
+        dataset_id = int(self._stock.dataset_index[index])
         sample = np.int64(self._stock.dataset_sample_index[index])
-        return {**item, KEY: np.int64(pack_key(int(index), column)), SAMPLE: sample}
+        return {**item, KEY: np.int64(pack_key(int(index), dataset_id)), SAMPLE: sample}

@@ -1,6 +1,6 @@
 """Per-domain loss sums, measured on the device as a by-product of training.
 
-Legend: T rows (training steps of the running interval), K domains, C columns (prefixes), B samples of a micro-batch,
+Legend: T rows (training steps of the running interval), K domains, C datasets (prefixes), B samples of a micro-batch,
 L tokens of a sample, N entries added at once.
 
 Nothing here waits for the device: no `.item()`, no copy to the host, no collective. The sums of an interval leave the
@@ -18,7 +18,7 @@ from ado_megatron.stream.sample_key import KEY_MASK
 class DomainMeter:
     """Loss sums and token counts of each domain for each step of an interval: `sums_TxKx2`, float64.
 
-    domain_of_C: domain of every column (int64). rows: steps that fit between two calls of `take`. contributes: whether
+    domain_of_C: domain of every dataset (int64). rows: steps that fit between two calls of `take`. contributes: whether
     this rank's losses belong in the world's sum; on other ranks `add` does nothing, so callers need not ask.
     evaluation: losses count without gradients instead of with them.
     """

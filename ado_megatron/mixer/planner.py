@@ -1,6 +1,6 @@
 """Rank zero's half of the mixture: laws and policy in, rows of integers out.
 
-Legend: K domains, C columns (prefixes), S rows (blocks). No torch, no communication: the mixer carries what is decided
+Legend: K domains, C datasets (prefixes), S rows (blocks). No torch, no communication: the mixer carries what is decided
 here to the other ranks.
 """
 
@@ -25,7 +25,7 @@ from ado_megatron.policy.target import resolve_target
 from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.stream.row_layout import kernels
 
-_CELLS = 1 << 22  # rows × columns handed on at a time
+_CELLS = 1 << 22  # rows × datasets handed on at a time
 _Remember = Callable[[PolicyState, PolicyState, int], None]
 
 
@@ -36,7 +36,7 @@ class Planner:
     `plan` the laws are fixed and everything else is a deterministic recursion, so the state at any block is found again
     from the point where the call began.
 
-    caps_C: samples of each column that the whole run may draw (None: no cap). num_blocks: of the whole run, for a
+    caps_C: samples of each dataset that the whole run may draw (None: no cap). num_blocks: of the whole run, for a
     policy that looks at its end (None: not known). target_K: what the mixture serves (None: what the options say).
     """
 
@@ -50,10 +50,10 @@ class Planner:
         self.target_K, self.num_blocks = context.target_K, num_blocks
         self.policy = make_policy(acting, context)
         self.laws: Laws | None = None  # in force from the next row on
-        columns = len(domains.prefixes_C)
-        zeros_C = np.zeros(columns, dtype=np.int64)
+        num_datasets = len(domains.prefixes_C)
+        zeros_C = np.zeros(num_datasets, dtype=np.int64)
         nothing_K = np.full(len(domains.names_K), -1, dtype=np.int64)
-        self._at = PlanPoint(0, self.policy.initial_state(), nothing_K, np.zeros(columns), zeros_C, None)
+        self._at = PlanPoint(0, self.policy.initial_state(), nothing_K, np.zeros(num_datasets), zeros_C, None)
         self._begins: list[PlanPoint] = []  # where the kept calls of `plan` began
         self._weights: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # block → weights in force, the policy's own
         self._notes: list[str] = []  # what the policy had to say, not yet taken
@@ -65,7 +65,7 @@ class Planner:
 
     @property
     def laid_out_C(self) -> np.ndarray:
-        """Samples of each column in all rows so far, int64."""
+        """Samples of each dataset in all rows so far, int64."""
         return self._at.laid_out_C
 
     def plan(self, num_rows: int) -> np.ndarray:
@@ -228,14 +228,14 @@ class Planner:
         self.laws = Laws.from_arrays(laws, transfer) if laws else None
         self._begins, self._at = (points[:-1], points[-1]) if saved.keep_rows else ([], points[0])
         if not saved.same_data:
-            self._at = self._remapped(points[0], saved.old_column_C(), saved.old_domain_K())
+            self._at = self._remapped(points[0], saved.old_dataset_C(), saved.old_domain_K())
             self.laws = self._at.laws
             return
         pairs = zip(arrays["blocks_S"], arrays["weights_Sx2xK"], strict=True)
         self._weights = {int(b): (own_K, shadow_K) for b, (own_K, shadow_K) in pairs if b < self._at.block}
 
     def begin_at(self, block: int, start_C: np.ndarray) -> None:
-        """Plan from `block` on, after start_C samples of each column that others laid out; laws and policy are as they
+        """Plan from `block` on, after start_C samples of each dataset that others laid out; laws and policy are as they
         are (those of a sidecar, or the first)."""
         at = self._settled(dataclasses.replace(self._at, laws=self.laws))
         state = dataclasses.replace(at.state, step=block, samples_K=self.domains.by_domain(start_C))
@@ -244,7 +244,7 @@ class Planner:
         )
 
     def _remapped(self, point: PlanPoint, old_C: np.ndarray, old_K: np.ndarray) -> PlanPoint:
-        """A saved point for other data: known columns and laws keep what they had, the policy starts from the prior."""
+        """A saved point for other data: known datasets and laws keep what they had; the policy starts at the prior."""
         state = dataclasses.replace(
             self.policy.initial_state(), step=point.state.step,
             samples_K=np.where(old_K >= 0, point.state.samples_K[old_K], 0),

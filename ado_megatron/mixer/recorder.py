@@ -1,6 +1,6 @@
 """Rank zero's memory of what was measured: the loss history that is fitted, and metrics.jsonl that is read by people.
 
-Legend: K domains, C columns, T steps.
+Legend: K domains, C datasets, T steps.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ What an option may do is metadata of its field (option_fields.py, `resume`): a f
 change what the saved numbers mean and are refused, or accepted on demand, and the seed can never differ, because the
 stream itself would be another one.
 
-Legend: K domains, C columns, S rows.
+Legend: K domains, C datasets, S rows.
 """
 
 from __future__ import annotations
@@ -89,27 +89,27 @@ class Saved:
         """The first block of which no sample was drawn before the checkpoint."""
         return -(-self.meta["consumed_samples"] // self.meta["block_size"])
 
-    def old_column_C(self) -> np.ndarray:
-        """For each column of this run, the saved column that it continues, or -1: a new one, or one that has grown."""
+    def old_dataset_C(self) -> np.ndarray:
+        """For each dataset of this run, the saved one that it continues, or -1: a new one, or one that has grown."""
         old = {int(base): c for c, base in enumerate(self.arrays["base_id_C"])}
         old_C = np.array([old.get(int(base), -1) for base in self.domains.stream_id_C])
         same_length_C = np.asarray(self.meta["lengths_C"])[old_C] == self.domains.lengths_C
         return np.where(same_length_C, old_C, -1)
 
     def old_domain_K(self) -> np.ndarray:
-        """For each domain of this run, the saved domain that it continues (same name, all its columns), or -1."""
-        old_C, names = self.old_column_C(), self.meta["names_K"]
+        """For each domain of this run, the saved domain that it continues (same name, all its datasets), or -1."""
+        old_C, names = self.old_dataset_C(), self.meta["names_K"]
         old_K = np.array([names.index(name) if name in names else -1 for name in self.domains.names_K])
         changed_K = np.bincount(self.domains.domain_of_C, old_C < 0, minlength=len(old_K)) > 0
         return np.where(changed_K, -1, old_K)
 
     def stream_id_C(self) -> np.ndarray:
-        """What stands for each column in the order of samples: as saved; anew for a column whose length changed, whose
+        """What stands for each dataset in the order of samples: as saved; anew for one whose length changed, whose
         old order would not hold."""
         known = {int(base) for base in self.arrays["base_id_C"]}
         ids = []
         for base, length, old in zip(
-            self.domains.stream_id_C, self.domains.lengths_C, self.old_column_C(), strict=True
+            self.domains.stream_id_C, self.domains.lengths_C, self.old_dataset_C(), strict=True
         ):
             if old >= 0:
                 ids.append(int(self.arrays["schedule/stream_id_C"][old]))

@@ -18,16 +18,16 @@ class Rows:
     def __init__(
         self, domains: Domains, block_size: int, caps_C: np.ndarray | None, at: PlanPoint, num_rows: int
     ):  # fmt: skip
-        columns = len(domains.prefixes_C)
+        num_datasets = len(domains.prefixes_C)
         self._domains, self._block_size, self._caps_C = domains, block_size, caps_C
-        self._layout = RowLayout(columns, at.credit_C, kernels)
+        self._layout = RowLayout(num_datasets, at.credit_C, kernels)
         self._filled, self._grouped = 0, not np.array_equal(domains.domain_of_C, np.arange(len(domains.names_K)))
-        self.counts_SxC = np.empty((num_rows, columns), dtype=np.int32)
+        self.counts_SxC = np.empty((num_rows, num_datasets), dtype=np.int32)
         self.laid_out_C = at.laid_out_C.copy()
 
     @property
     def credit_C(self) -> np.ndarray:
-        """What each column is owed after the last row, samples."""
+        """What each dataset is owed after the last row, samples."""
         return self._layout.credit_C
 
     def lay_out(self, num_rows: int, weights_K: np.ndarray) -> None:

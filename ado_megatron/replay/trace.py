@@ -131,9 +131,9 @@ def _read_metrics(path: Path) -> Trace:
             losses += [np.full((before, len(names)), np.nan), np.tile(loss_K, (size, 1))]
     if not counts:
         raise UserError(f"{path} has no step records; is it the metrics.jsonl of a run that has trained?")
-    columns = header.texts("columns") if "columns" in header else []
+    prefixes = header.texts("columns") if "columns" in header else []
     return Trace(prior_K, np.concatenate(counts), np.concatenate(losses), names,
-                 prefixes_K=columns if len(columns) == len(names) else None)
+                 prefixes_K=prefixes if len(prefixes) == len(names) else None)
 
 
 def _steps_of(record: Record, done: int, gap: bool) -> tuple[int, int]:

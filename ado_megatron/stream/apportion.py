@@ -1,15 +1,15 @@
-"""From weights to integers: how many samples of each column a block takes.
+"""From weights to integers: how many samples of each dataset a block takes.
 
-Legend: C columns, S blocks (rows), H blocks ahead. Quotas are 64-bit integers in units of 2^-40 sample, so every sum is
+Legend: C datasets, S blocks (rows), H blocks ahead. Quotas are 64-bit integers in units of 2^-40 sample: every sum is
 exact and the same on every platform.
 
-The quota Q of a column is its credit (what it is owed from before, between -1 and 1) plus block_size × weight. A column
+The quota Q of a dataset is its credit (owed from before, between -1 and 1) plus block_size × weight. A dataset
 takes ⌊Q⌋ or ⌊Q⌋ + 1 samples and carries the rest as credit: its cumulative count is always the floor or the ceiling of
 its cumulative quota, so they differ by less than one sample. Who takes the extra sample:
 
-- Columns that get a sample a block or more are free at every block: largest remainder first.
-- Columns below one sample a block are the difficulty. One that took its sample early cannot give it back, and when
-  many fall due at once the block may be too small. Where enough columns of the first kind make up for them the rule of
+- Datasets that get a sample a block or more are free at every block: largest remainder first.
+- Datasets below one sample a block are the difficulty. One that took its sample early cannot give it back, and when
+  many fall due at once the block may be too small. Where enough datasets of the first kind make up for them the rule of
   constant_weights.py serves. Else the largest remainder goes first if, at these weights, no block ahead can be
   overfull; otherwise the earliest deadline: the sample that must come first to stay within the bound. Earliest deadline
   first meets all deadlines of unit jobs whenever any order does, and for weights that stay as they are one does
@@ -17,10 +17,10 @@ its cumulative quota, so they differ by less than one sample. Who takes the extr
 
 What is guaranteed. No rule that does not know future weights can keep every difference below one against an opponent
 who chooses them after seeing the rows (the cup game: order of log C). When a block would be overfull nevertheless, or
-a column drops out with a sample owed, less than a sample per column is **folded** into the weights in force: taken
-from the quota of columns that would come too late, given to those that are ahead. The credit is measured against the
+a dataset drops out with a sample owed, less than a sample per dataset is **folded** into the weights in force: taken
+from the quota of datasets that would come too late, given to those that are ahead. The credit is measured against the
 weights in force after folding, so the bound below one holds by construction, and `credit_in + block_size·weights −
-counts − credit_out` is what was folded. It is zero in every block where each column with weight gets a sample or more;
+counts − credit_out` is what was folded. It is zero in every block where each dataset with weight gets a sample or more;
 tests find it zero, too, for weights that are constant or redrawn at random in every block. Only adversarial weight
 changes trigger it.
 """
@@ -33,7 +33,7 @@ from ado_megatron.stream.quota import MAX_BLOCK, ONE, SHIFT, Steps, find_steps, 
 
 __all__ = ["MAX_BLOCK", "apportion", "dense_stretch"]
 
-_CHUNK_CELLS = 1 << 16  # rows × columns laid out at a time: stays in the cache
+_CHUNK_CELLS = 1 << 16  # rows × datasets laid out at a time: stays in the cache
 _ROOM = 1 << 12  # grid units; more than the rounding of a quota (float64, up to 2^21 samples)
 
 
@@ -41,13 +41,13 @@ def apportion(
     weights_C: ArrayLike, block_size: int, credit_C: ArrayLike, remaining_C: ArrayLike | None = None,
     domain_of_C: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Samples of each column in the next block, and the credit to hand to the call for the block after it.
+    """Samples of each dataset in the next block, and the credit to hand to the call for the block after it.
 
     weights_C: non-negative, any positive sum. credit_C: zeros at first, then what the last call returned (samples).
-    remaining_C: the most samples that each column may still take in the run (None: no cap); kept exactly, the others
+    remaining_C: the most samples that each dataset may still take in the run (None: no cap); kept exactly, the others
     taking over in proportion to their weights. domain_of_C: with it the others of its domain take over first.
     Returns counts_C (int64, sums to block_size) and credit_C (float64, each strictly between -1 and 1, sum 0).
-    Raises ValueError for weights that are negative, not finite or all zero, and UserError when the columns that have
+    Raises ValueError for weights that are negative, not finite or all zero, and UserError when the datasets that have
     weight cannot fill the block.
     """
     steps = find_steps(weights_C, block_size, grid_credit(credit_C), remaining_C, domain_of_C)
@@ -63,10 +63,10 @@ def grid_credit(credit_C: ArrayLike) -> np.ndarray:
 def _fold(
     quota_C: np.ndarray, part_C: np.ndarray, step_C: np.ndarray, ahead_C: np.ndarray, late: int
 ) -> None:  # fmt: skip
-    """Make a block feasible in which `late` columns would miss their sample, changing the quotas as little as it can.
+    """Make a block feasible in which `late` datasets would miss their sample, changing the quotas as little as it can.
 
-    Columns that are due and have the least to lose relative to their quota are put one unit below their next whole
-    sample (where those do not suffice, further samples below); what they gave up goes to the columns that are ahead,
+    Datasets that are due and have the least to lose relative to their quota are put one unit below their next whole
+    sample (where those do not suffice, further samples below); what they gave up goes to the datasets that are ahead,
     none of which is lifted above its count.
     """
     loss_C = np.where(quota_C >= ONE, part_C / np.maximum(step_C, 1), np.inf)
@@ -105,7 +105,7 @@ def take_row(steps: Steps, block_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _take_largest(quota_C: np.ndarray, step_C: np.ndarray, block_size: int) -> np.ndarray:
-    """counts_C where the extra samples go to the largest remainders, ties by column."""
+    """counts_C where the extra samples go to the largest remainders, ties by dataset."""
     counts_C, rest_C = quota_C >> SHIFT, _remainders(quota_C, step_C)
     extra = block_size - int(counts_C.sum())
     counts_C[np.argsort(rest_C, kind="stable")[:extra]] += 1
@@ -126,7 +126,7 @@ def take_by_deadline(quota_C: np.ndarray, step_C: np.ndarray, block_size: int) -
 
 
 def _remainders(quota_C: np.ndarray, step_C: np.ndarray) -> np.ndarray:
-    """Minus the remainder of each column that may take one more; -1 where one was taken early, inf where none is
+    """Minus the remainder of each dataset that may take one more; -1 where one was taken early, inf where none is
     due."""
     part_C = quota_C & (ONE - 1)
     rest_C = np.where((step_C > 0) & (part_C > 0), -part_C / ONE, np.inf)
@@ -137,7 +137,7 @@ def _remainders(quota_C: np.ndarray, step_C: np.ndarray) -> np.ndarray:
 def is_safe(counts_C: np.ndarray, quota_C: np.ndarray, step_C: np.ndarray) -> bool:
     """Whether no later block is overfull if the weights stay: Σ max(⌊quota⌋, counts) within what is laid out by then.
 
-    Looks until the last column that is ahead has been caught up with (blocks_ahead).
+    Looks until the last dataset that is ahead has been caught up with (blocks_ahead).
     """
     gap_C = (counts_C << SHIFT) - quota_C
     ahead_C = (gap_C > 0) & (step_C > 0)

@@ -1,12 +1,12 @@
 """The blend as a map-style dataset: i → the sample that the schedule names, from one-epoch domain datasets.
 
 Items keep everything the domain's dataset returns, and gain three int64 values:
-    `dataset_id` (or what the framework calls it)   the column
-    `ado_key`                                  i · 2^15 + column: global sample index and column in one number
+    `dataset_id` (or what the framework calls it)   number of the dataset
+    `ado_key`                                  i · 2^15 + dataset_id: global sample index and dataset in one number
     `ado_sample`                               the sample's index inside the domain's dataset
 Nothing else is kept per sample: reading has no state, so workers, ranks and resumed runs agree by construction.
 
-Legend: C columns, N samples.
+Legend: C datasets, N samples.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _NOTHING: tuple = (0, [], [], None, None, None)
 class AdaptiveBlend:
     """The stand-in for Megatron's blended dataset: a map-style dataset, as torch's DataLoader takes any such object.
 
-    datasets: one map-style dataset a column; of each the first `schedule.length_C[c]` samples are read, so it is asked
-    for one epoch and no more. host_key: under which name items carry the column. domain_of_C: the domain of each
-    column, for code that looks. size: len() of the blend; default: all samples of the schedule.
+    datasets: map-style, one a prefix; of each the first `schedule.length_C[c]` samples are read, so it is asked
+    for one epoch and no more. host_key: under which name items carry the dataset. domain_of_C: the domain of each
+    dataset, for code that looks. size: len() of the blend; default: all samples of the schedule.
     Mapping items come back as new dicts with the keys above, other items as (item, {keys}). Raises UserError where the
     datasets are not those of the schedule.
     """
@@ -51,8 +51,8 @@ class AdaptiveBlend:
         self._forget()
 
     def _forget(self) -> None:
-        # Of the block read last, if in one go: its first index, sample and column of each slot as integers, and sample,
-        # column and key as arrays. In one attribute, so that a thread never sees the one without the other.
+        # Of the block read last, if in one go: its first index; sample and dataset of each slot as integers; sample,
+        # dataset and key as arrays. In one attribute, so that a thread never sees the one without the other.
         self._whole: tuple = _NOTHING
 
     def __getstate__(self) -> dict:
@@ -63,39 +63,39 @@ class AdaptiveBlend:
 
     def __getitem__(self, i: int) -> Any:
         """Sample i of the run. Waits for its block to be planned; IndexError outside the run."""
-        first, samples, columns, sample_n, column_n, key_n = self._whole
+        first, samples, dataset_ids, sample_n, dataset_n, key_n = self._whole
         i = i if type(i) is int else operator.index(i)
         slot = i - first
         if 0 <= slot < len(samples):
-            item = self.datasets[columns[slot]][samples[slot]]
-            column, key, sample = column_n[slot], key_n[slot], sample_n[slot]  # int64 values, as items carry them
+            item = self.datasets[dataset_ids[slot]][samples[slot]]
+            dataset_id, key, sample = dataset_n[slot], key_n[slot], sample_n[slot]  # int64 values, as items carry them
         else:
-            column, key, sample = self._look_up(i)
-            item = self.datasets[int(column)][int(sample)]
+            dataset_id, key, sample = self._look_up(i)
+            item = self.datasets[int(dataset_id)][int(sample)]
         if isinstance(item, dict):  # Megatron's items, without a second look at what a mapping is
-            return {**item, self.host_key: column, "ado_key": key, "ado_sample": sample}
-        keys = {self.host_key: column, "ado_key": key, "ado_sample": sample}
+            return {**item, self.host_key: dataset_id, "ado_key": key, "ado_sample": sample}
+        keys = {self.host_key: dataset_id, "ado_key": key, "ado_sample": sample}
         return {**item, **keys} if isinstance(item, Mapping) else (item, keys)
 
     def _look_up(self, i: int) -> tuple[np.int64, np.int64, np.int64]:
-        """(column, key, sample) of sample i; keeps its block at hand where that is read in one go."""
+        """(dataset, key, sample) of sample i; keeps its block at hand where that is read in one go."""
         if not 0 <= i < self.size:
             raise IndexError(f"sample {i} is outside the run's {self.size} samples")
         whole = self.schedule.whole_block(i)
         if whole is None:
-            column, sample = self.schedule.draw(i)
-            return np.int64(column), np.int64(pack_key(i, column)), np.int64(sample)
-        first, column_n, sample_n = whole
-        column_n = column_n[: self.size - first].astype(np.int64)
-        key_n = pack_key(np.arange(first, first + len(column_n)), column_n)
-        self._whole = first, sample_n[: len(column_n)].tolist(), column_n.tolist(), sample_n, column_n, key_n
-        return column_n[i - first], key_n[i - first], sample_n[i - first]
+            dataset_id, sample = self.schedule.draw(i)
+            return np.int64(dataset_id), np.int64(pack_key(i, dataset_id)), np.int64(sample)
+        first, dataset_n, sample_n = whole
+        dataset_n = dataset_n[: self.size - first].astype(np.int64)
+        key_n = pack_key(np.arange(first, first + len(dataset_n)), dataset_n)
+        self._whole = first, sample_n[: len(dataset_n)].tolist(), dataset_n.tolist(), sample_n, dataset_n, key_n
+        return dataset_n[i - first], key_n[i - first], sample_n[i - first]
 
     # ---------------------------------------------------------------- for code that looks at a blended dataset
 
     @property
     def weights(self) -> list[float]:
-        """Shares of the columns in the block planned last (equal shares before the first)."""
+        """Shares of the datasets in the block planned last (equal shares before the first)."""
         planned = self.schedule.planned
         if not planned:
             return [1.0 / len(self.datasets)] * len(self.datasets)
@@ -103,7 +103,7 @@ class AdaptiveBlend:
 
     @property
     def dataset_index(self) -> np.ndarray:
-        """Column of every sample planned so far, int16; computed when asked, and as long as the plan."""
+        """Dataset of every sample planned so far, int16; computed when asked, and as long as the plan."""
         return self._planned(0).astype(np.int16)
 
     @property

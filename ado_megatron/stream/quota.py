@@ -1,6 +1,6 @@
-"""From weights to quotas: how much each column is due in a block, in integers, within its cap.
+"""From weights to quotas: how much each dataset is due in a block, in integers, within its cap.
 
-Legend: C columns, K domains. Quotas and credits are 64-bit integers in units of 2^-40 sample, so every sum is exact and
+Legend: C datasets, K domains. Quotas and credits are 64-bit integers in units of 2^-40 sample: every sum is exact and
 the same on every platform.
 """
 
@@ -19,7 +19,7 @@ MAX_BLOCK = 1 << 21  # samples; keeps quotas far inside 63 bits
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """step_C: what each column gets in this block, beside the credit_C that it keeps from before; together they sum to
+    """step_C: what each dataset gets in this block, beside the credit_C that it keeps from before; together they sum to
     the block. steady: the same weights would give the same steps in the next block.
     """
 
@@ -39,8 +39,8 @@ def find_steps(
 ) -> Steps:  # fmt: skip
     """The steps of the next block. Arguments as of `apportion`, credit_C in grid units; its exceptions, too.
 
-    Steps are in proportion to the weights, where caps allow: credit and step of a column together never pass its cap.
-    A column without weight keeps no credit, nor one at its cap more than it may draw: what it was owed, or had too
+    Steps are in proportion to the weights, where caps allow: credit and step of a dataset together never pass its cap.
+    A dataset without weight keeps no credit, nor one at its cap more than it may draw: what it was owed, or had too
     much, is part of the others' steps.
     """
     weights_C = np.asarray(weights_C, dtype=np.float64)
@@ -69,8 +69,8 @@ def find_steps(
 def _within_block(
     kept_C: np.ndarray, credit_C: np.ndarray, idle_C: np.ndarray, block_size: int
 ) -> np.ndarray:  # fmt: skip
-    """Where more is owed than a block holds, columns without weight keep some of what they had too much after all."""
-    short = int(kept_C.sum()) + len(kept_C) - block_size * ONE  # each column has at least one unit as its step
+    """Where more is owed than a block holds, datasets without weight keep some of what they had too much after all."""
+    short = int(kept_C.sum()) + len(kept_C) - block_size * ONE  # each dataset has at least one unit as its step
     if short <= 0:
         return kept_C
     over_C = np.where(idle_C, np.maximum(-credit_C, 0), 0)
@@ -97,7 +97,7 @@ def _quota(
 
 
 def _fill(weights_C: np.ndarray, bound_C: np.ndarray, total_K: np.ndarray, domain_of_C: np.ndarray) -> np.ndarray:
-    """total_K of each domain in proportion to the weights in it, but to no column more than its bound (water-filling).
+    """total_K of each domain in proportion to the weights in it, but to no dataset more than its bound (water-filling).
 
     A domain gets less than its total where its bounds are less.
     """
@@ -118,7 +118,7 @@ def _fill(weights_C: np.ndarray, bound_C: np.ndarray, total_K: np.ndarray, domai
 def _to_grid(quota_C: np.ndarray, to_fill: int, bound_C: np.ndarray | None) -> np.ndarray:
     """Quotas (samples) as integers that sum to `to_fill` exactly and pass no bound.
 
-    The rounding of the sum goes to the largest column, or to those with most room.
+    The rounding of the sum goes to the largest dataset, or to those with most room.
     """
     step_C = np.rint(quota_C * ONE).astype(np.int64)
     step_C[(quota_C > 0) & (step_C == 0)] = 1  # a weight, however small, is not "no weight"

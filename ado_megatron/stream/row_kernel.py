@@ -7,7 +7,7 @@ and floors, which IEEE 754 rounds alike everywhere (no fused multiply-add, no re
 of fractions is taken here, because libraries differ in their last bit: the weights, their sum and the distances that
 `is_safe` looks at come in as numpy made them.
 
-Legend: C columns, H blocks ahead, B buckets of a digit. Quotas are integers in units of 2^-40 sample.
+Legend: C datasets, H blocks ahead, B buckets of a digit. Quotas are integers in units of 2^-40 sample.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHIFT = 40
 ONE = 1 << SHIFT
 MASK = ONE - 1
 KEY_BITS = 17  # of a remainder count in the rule for constant weights (constant_weights.py)
-COLUMN_BITS = 15
+DATASET_BITS = 15
 DIGIT_BITS = 8
 REFUSED, DONE, CHECK = 0, 1, 2  # CHECK: the row stands if `is_safe` says so
 
@@ -34,8 +34,8 @@ def compiled(function: Any) -> Any:
 @compiled
 def find_steps(weights_C, total, block_size, credit_C, left_C, capped, step_C, quota_C):
     """quota.find_steps where no cap binds: writes step_C and quota_C. Returns 1 (steady), 0 (not) or -1 (refused)."""
-    columns, kept, steady, supply = len(weights_C), 0, 1, 0
-    for c in range(columns):
+    num_datasets, kept, steady, supply = len(weights_C), 0, 1, 0
+    for c in range(num_datasets):
         idle = weights_C[c] == 0.0
         if idle and credit_C[c] != 0:
             steady = 0
@@ -45,11 +45,11 @@ def find_steps(weights_C, total, block_size, credit_C, left_C, capped, step_C, q
             supply += left_C[c]
             if quota_C[c] > left_C[c] << SHIFT:
                 return -1
-    if kept + columns > block_size * ONE or (capped and supply < block_size):
+    if kept + num_datasets > block_size * ONE or (capped and supply < block_size):
         return -1
     rest, top, scale = block_size * ONE - kept, 0, 0.0
     scale = (rest / ONE) / total
-    for c in range(columns):
+    for c in range(num_datasets):
         quota = weights_C[c] * scale
         step = np.int64(np.rint(quota * ONE))
         if step == 0 and quota > 0:
@@ -65,7 +65,7 @@ def find_steps(weights_C, total, block_size, credit_C, left_C, capped, step_C, q
     step_C[top] += rest
     if capped and step_C[top] > (left_C[top] << SHIFT) - quota_C[top]:
         return -1
-    for c in range(columns):
+    for c in range(num_datasets):
         quota_C[c] += step_C[c]
     return steady
 
@@ -104,14 +104,14 @@ def nth_largest(value_C, n, bits, bucket_B):
 def choose(key_C, up_C, step_C, extra, value_C, bucket_B):
     """Mark in up_C (1) who takes one of the `extra` samples of a row; False if the row cannot be filled so.
 
-    up_C: 1 for the rare columns that are still up. A rare one goes up if its remainder is among the `extra` largest of
-    all; the largest of the often columns take what is left.
+    up_C: 1 for the rare datasets that are still up. A rare one goes up if its remainder is among the `extra` largest of
+    all; the largest of the often datasets take what is left.
     """
-    columns = len(key_C)
-    for c in range(columns):
-        value_C[c] = key_C[c] << COLUMN_BITS | (columns - 1 - c)
-    least = nth_largest(value_C, extra, KEY_BITS + COLUMN_BITS, bucket_B) if extra > 0 else np.int64(1 << 62)
-    for c in range(columns):
+    num_datasets = len(key_C)
+    for c in range(num_datasets):
+        value_C[c] = key_C[c] << DATASET_BITS | (num_datasets - 1 - c)
+    least = nth_largest(value_C, extra, KEY_BITS + DATASET_BITS, bucket_B) if extra > 0 else np.int64(1 << 62)
+    for c in range(num_datasets):
         if step_C[c] < ONE:
             if value_C[c] >= least:
                 up_C[c] = 1
@@ -119,10 +119,10 @@ def choose(key_C, up_C, step_C, extra, value_C, bucket_B):
             value_C[c] = -1
     if extra <= 0:
         return extra == 0
-    least = nth_largest(value_C, extra, KEY_BITS + COLUMN_BITS, bucket_B)
-    if least >> COLUMN_BITS <= 0:
+    least = nth_largest(value_C, extra, KEY_BITS + DATASET_BITS, bucket_B)
+    if least >> DATASET_BITS <= 0:
         return False
-    for c in range(columns):
+    for c in range(num_datasets):
         if value_C[c] >= least:
             up_C[c] = 1
     return True
@@ -145,14 +145,14 @@ def rows_ahead(step_C):
 @compiled
 def dense_row(quota_C, step_C, counts_C, work_4xC, bucket_B):
     """The first row of constant_weights.dense_rows into counts_C, if the rows that it looks ahead can be filled too."""
-    columns, ahead = len(step_C), rows_ahead(step_C)
+    num_datasets, ahead = len(step_C), rows_ahead(step_C)
     part_C, key_C, up_C, value_C = work_4xC[0], work_4xC[1], work_4xC[2], work_4xC[3]
-    for c in range(columns):
+    for c in range(num_datasets):
         part_C[c] = quota_C[c] & MASK
         up_C[c] = 1 if quota_C[c] < 0 else 0
     for row in range(ahead):
         extra = np.int64(0)
-        for c in range(columns):
+        for c in range(num_datasets):
             if part_C[c] < (step_C[c] & MASK):  # the quota passed a whole number in this row
                 up_C[c] = 0
             key_C[c] = part_C[c] >> (SHIFT - KEY_BITS)
@@ -160,7 +160,7 @@ def dense_row(quota_C, step_C, counts_C, work_4xC, bucket_B):
         extra = (extra + (1 << KEY_BITS) - 1) >> KEY_BITS
         if not choose(key_C, up_C, step_C, extra, value_C, bucket_B):
             return False
-        for c in range(columns):
+        for c in range(num_datasets):
             if row == 0:
                 counts_C[c] = (quota_C[c] >> SHIFT) + up_C[c]
             if step_C[c] >= ONE:
@@ -171,7 +171,7 @@ def dense_row(quota_C, step_C, counts_C, work_4xC, bucket_B):
 
 @compiled
 def remainder_row(quota_C, step_C, block_size, counts_C, value_C, bucket_B):
-    """apportion's rule of the largest remainder: REFUSED where a column would come too late, DONE where nothing is
+    """apportion's rule of the largest remainder: REFUSED where a dataset would come too late, DONE where nothing is
     left to give, else CHECK."""
     extra, num_ahead = np.int64(block_size), 0
     for c in range(len(step_C)):
@@ -218,7 +218,7 @@ def lay_out_row(weights_C, total, block_size, credit_C, left_C, capped, counts_C
 
 @compiled
 def reach_of(counts_C, work_6xC):
-    """apportion.reach_of: in how many blocks the last column that is ahead has been caught up with; 0: none is."""
+    """apportion.reach_of: in how many blocks the last dataset that is ahead has been caught up with; 0: none is."""
     step_C, quota_C, reach = work_6xC[0], work_6xC[1], 0.0
     for c in range(len(step_C)):
         gap = (counts_C[c] << SHIFT) - quota_C[c]

@@ -1,6 +1,6 @@
 """Rows one after another: many at once while the weights stay, compiled where they move and numba is there.
 
-    layout = RowLayout(columns, credit_C, kernels)
+    layout = RowLayout(num_datasets, credit_C, kernels)
     counts_C = layout.next_row(weights_C, block_size, remaining_C, domain_of_C)
     counts_SxC = layout.next_rows(10, weights_C, block_size, remaining_C, domain_of_C)
 
@@ -8,7 +8,7 @@ do what `apportion` does, but keep the credit as integers and works in scratch a
 install ado-megatron[fast]`); without it, or where it fails, apportion.py lays every row out: slower, with the same
 integers.
 
-Legend: C columns, H blocks ahead.
+Legend: C datasets, H blocks ahead.
 """
 
 from __future__ import annotations
@@ -58,23 +58,25 @@ def _load() -> types.ModuleType:
 
 
 class RowLayout:
-    """The rows of one stretch, and what each column is owed after the last one.
+    """The rows of one stretch, and what each dataset is owed after the last one.
 
     credit_C: samples, as `apportion` returned them. load: what gives the kernel when the first row needs it (rows that
     are laid out many at a time do not); None: numpy alone.
     """
 
-    def __init__(self, columns: int, credit_C: ArrayLike, load: Callable[[], types.ModuleType | None] | None = None):
+    def __init__(
+        self, num_datasets: int, credit_C: ArrayLike, load: Callable[[], types.ModuleType | None] | None = None
+    ):
         self._load = load
         self._credit_C = grid_credit(credit_C)
-        self._counts_C = np.zeros(columns, dtype=np.int64)
-        self._work_6xC = np.zeros((6, columns), dtype=np.int64)
+        self._counts_C = np.zeros(num_datasets, dtype=np.int64)
+        self._work_6xC = np.zeros((6, num_datasets), dtype=np.int64)
         self._bucket_B = np.zeros(256, dtype=np.int64)
         self._sum_H = np.zeros(_MOST_AHEAD)
 
     @property
     def credit_C(self) -> np.ndarray:
-        """What each column is owed, samples: for `apportion` or another RowLayout."""
+        """What each dataset is owed, samples: for `apportion` or another RowLayout."""
         return self._credit_C / ONE
 
     def next_row(

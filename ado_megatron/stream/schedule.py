@@ -1,19 +1,19 @@
-"""The schedule: which sample of which column is sample i of the run.
+"""The schedule: which sample of which dataset is sample i of the run.
 
 The stream is cut in blocks of `block_size` consecutive global sample indices. A row of the table holds how many
-samples of each column a block takes; everything else is computed from it, at random access:
+samples of each dataset a block takes; everything else is computed from it, at random access:
 
     i → (block, slot)          divmod(i, block_size)
-    slot → column              the row, laid out column after column, in the order of keys of (seed, block, place)
-    column → j                 samples of that column before i, over the whole run (in order of i)
-    j → (epoch, position)      divmod(j, length of the column)
-    position → sample          a permutation of the column's samples keyed by (seed, stream id of the column, epoch);
+    slot → dataset             the row, laid out dataset after dataset, in the order of keys of (seed, block, place)
+    dataset → j                samples of that dataset before i, over the whole run (in order of i)
+    j → (epoch, position)      divmod(j, length of the dataset)
+    position → sample          a permutation of the dataset's samples keyed by (seed, stream id of the dataset, epoch);
                                with `in_order` the first epoch is read as the dataset has it
 
 The rows are planned on rank zero and published on every rank into shared memory, so loader workers that were forked or
 spawned before see them (shared_table.py says how a reader can never take a torn or stale row for a good one).
 
-Legend: C columns (one per prefix), S blocks, N samples of a block.
+Legend: C datasets (one per prefix), S blocks, N samples of a block.
 """
 
 from collections import OrderedDict
@@ -30,7 +30,7 @@ from ado_megatron.stream.shared_table import SharedTable, bytes_per_row
 
 __all__ = ["Schedule", "apportion", "apportion_rows", "lead_blocks"]
 
-MAX_COLUMNS = 32767
+MAX_DATASETS = 32767
 WINDOW_BYTES = 16_000_000
 STATE_VERSION = 2  # 1 had other permutations
 _CACHED_BLOCKS = 4
@@ -47,11 +47,11 @@ def lead_blocks(num_workers: int, prefetch_factor: int, micro_batch: int, dp: in
 
 
 class Schedule:
-    """The map from global sample index to (column, sample), over a table of integers in shared memory.
+    """The map from global sample index to (dataset, sample), over a table of integers in shared memory.
 
-    lengths_C: samples of one epoch of each column. block_size: samples of a block. num_blocks: blocks of the whole run.
-    seed: decides every order. stream_id_C: what stands for a column in the keys (default: its number); with ids that
-    belong to the data, columns may be added, removed or moved later while the others keep their order.
+    lengths_C: samples of one epoch of each dataset. block_size: samples of a block. num_blocks: of the whole run.
+    seed: decides every order. stream_id_C: what stands for a dataset in the keys (default: its number); with ids that
+    belong to the data, datasets may be added, removed or moved later while the others keep their order.
     in_order: the datasets are shuffled themselves (as Megatron's are), so the first epoch of each is read in its own
     order, as the static blend would: a run can then come from that blend and go back to it inside an epoch.
     window_bytes: shared memory for rows; when the run's rows do not fit, the table is a ring of as many rows as fit
@@ -65,13 +65,13 @@ class Schedule:
         window_bytes: int = WINDOW_BYTES, min_rows: int = 64, wait_deadline: float = 600.0,
     ):  # fmt: skip
         self.length_C = np.array(lengths_C, dtype=np.int64)
-        columns = len(self.length_C)
+        num_datasets = len(self.length_C)
         self.block_size, self.num_blocks, self.seed = int(block_size), int(num_blocks), int(seed)
-        self.stream_id_C = np.array(range(columns) if stream_id_C is None else stream_id_C, dtype=np.int64)
+        self.stream_id_C = np.array(range(num_datasets) if stream_id_C is None else stream_id_C, dtype=np.int64)
         self.in_order = in_order
         self._check()
-        capacity = max(min_rows, window_bytes // bytes_per_row(columns), 2)
-        self.table = SharedTable(min(max(self.num_blocks, 1), capacity), columns, wait_deadline)
+        capacity = max(min_rows, window_bytes // bytes_per_row(num_datasets), 2)
+        self.table = SharedTable(min(max(self.num_blocks, 1), capacity), num_datasets, wait_deadline)
         identity_N = derive_key_N((self.seed, self.block_size), self.stream_id_C, self.length_C)
         self.digest = derive_key(*identity_N.tolist()) >> 1
         self._forget_blocks()
@@ -82,14 +82,14 @@ class Schedule:
         self._reads_much = False  # this process read most of its last block: lay the next one out at once
 
     def _check(self) -> None:
-        columns = len(self.length_C)
-        if not 1 <= columns <= MAX_COLUMNS:
-            raise UserError(f"a blend has 1 to {MAX_COLUMNS} datasets, not {columns}")
+        num_datasets = len(self.length_C)
+        if not 1 <= num_datasets <= MAX_DATASETS:
+            raise UserError(f"a blend has 1 to {MAX_DATASETS} datasets, not {num_datasets}")
         if (self.length_C < 1).any():
             raise UserError(f"dataset {int(np.argmin(self.length_C))} of the blend is empty; remove it")
         if not 1 <= self.block_size <= MAX_BLOCK:
             raise UserError(f"a global batch of 1 to {MAX_BLOCK} samples is supported, not {self.block_size}")
-        if len(np.unique(self.stream_id_C)) != columns:
+        if len(np.unique(self.stream_id_C)) != num_datasets:
             raise UserError(
                 "two datasets of the blend have the same identity; their samples would be read in one order"
             )
@@ -117,7 +117,7 @@ class Schedule:
         """
         counts_SxC = np.atleast_2d(np.asarray(counts_SxC))
         if counts_SxC.dtype.kind not in "iu" or counts_SxC.shape[1] != len(self.length_C):
-            raise ValueError(f"rows hold integers, one for each of {len(self.length_C)} columns")
+            raise ValueError(f"rows hold integers, one for each of {len(self.length_C)} datasets")
         if first_block != self.planned:
             raise ValueError(f"rows must be published in order: block {self.planned} is next, not {first_block}")
         if first_block + len(counts_SxC) > self.num_blocks:
@@ -136,25 +136,25 @@ class Schedule:
         return self.table.read(self._block_number(block))[0]
 
     def row_digest(self, block: int) -> int:
-        """The digest of a row (int64): block number and samples of each column up to its end."""
+        """The digest of a row (int64): block number and samples of each dataset up to its end."""
         return self.table.read(self._block_number(block))[2]
 
     def locate(self, i: int) -> tuple[int, int]:
-        """(column, j): the column of global sample i and how many of its samples came before, over the whole run.
+        """(dataset, j): the dataset of global sample i and how many of its samples came before, over the whole run.
 
         As every reading method: waits for the block to be planned (ScheduleTimeout after the deadline), IndexError
         outside the run, StaleRow for a block that has left the table.
         """
         block, slot = self._cached(i)
-        return block.column_list[slot], block.j_list[slot]
+        return block.dataset_list[slot], block.j_list[slot]
 
     def draw(self, i: int) -> tuple[int, int]:
-        """(column, sample) of global sample i: what the dataset reads."""
+        """(dataset, sample) of global sample i: what the blend reads."""
         block, slot = self._cached(i)
-        return block.column_list[slot], block.sample(slot)
+        return block.dataset_list[slot], block.sample(slot)
 
     def whole_block(self, i: int) -> tuple[int, np.ndarray, np.ndarray] | None:
-        """(index of the first sample, column_n (uint16), sample_n) of the block of sample i, or None: not worth it.
+        """(index of the first sample, dataset_n (uint16), sample_n) of the block of sample i, or None: not worth it.
 
         Worth it if this process has read a part of the block, or most likely will: then all of it is laid out at once.
         """
@@ -162,27 +162,27 @@ class Schedule:
         if not block.is_whole:
             return None
         self._reads_much = True
-        return i - slot, block.column_n, block.sample_n
+        return i - slot, block.dataset_n, block.sample_n
 
     def read(self, i: int) -> tuple[int, int, int, int]:
-        """(column, epoch, position, sample) of global sample i."""
-        column, j = self.locate(i)
-        epoch, position = divmod(j, int(self.length_C[column]))
-        return column, epoch, position, self.draw(i)[1]
+        """(dataset, epoch, position, sample) of global sample i."""
+        dataset_id, j = self.locate(i)
+        epoch, position = divmod(j, int(self.length_C[dataset_id]))
+        return dataset_id, epoch, position, self.draw(i)[1]
 
     def block(self, b: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(column_n, j_n, sample_n) of all samples of a block, in stream order, int64."""
+        """(dataset_n, j_n, sample_n) of all samples of a block, in stream order, int64."""
         block = self._load(self._block_number(b))
-        return block.column_n.astype(np.int64), block.j_n.copy(), block.sample_n.copy()
+        return block.dataset_n.astype(np.int64), block.j_n.copy(), block.sample_n.copy()
 
     def cumulative(self, i: int) -> np.ndarray:
-        """counts_C: samples of each column among the first i of the stream."""
+        """counts_C: samples of each dataset among the first i of the stream."""
         block, slot = divmod(i, self.block_size)
         if slot == 0 and block == self.planned:
             return self.table.start_C(block)
         counts_C = self.table.read(self._block_number(block))[1]
         if slot:
-            counts_C += np.bincount(self._load(block).column_n[:slot], minlength=len(counts_C))
+            counts_C += np.bincount(self._load(block).dataset_n[:slot], minlength=len(counts_C))
         return counts_C
 
     def cumulative_many(self, i_T: np.ndarray) -> np.ndarray:
@@ -214,9 +214,9 @@ class Schedule:
                 self._blocks.popitem(last=False)
         return block
 
-    def epoch_key(self, column: int, epoch: int) -> int:
-        """The key of a column's shuffle in an epoch."""
-        return self._shuffle.epoch_key(column, epoch)
+    def epoch_key(self, dataset_id: int, epoch: int) -> int:
+        """The key of a dataset's shuffle in an epoch."""
+        return self._shuffle.epoch_key(dataset_id, epoch)
 
     # ---------------------------------------------------------------- state
 
@@ -233,10 +233,10 @@ class Schedule:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict`; before any reader starts. Columns are matched by stream id, in any order.
+        """Go on from `state_dict`; before any reader starts. Datasets are matched by stream id, in any order.
 
-        A column that the state does not know starts at its first sample. Raises UserError for a state of another seed,
-        block size or version, for a column whose length changed, and for a column that is gone but still has planned
+        A dataset that the state does not know starts at its first sample. Raises UserError for a state of another seed,
+        block size or version, for a dataset whose length changed, and for a dataset that is gone but still has planned
         samples.
         """
         for name, ours in (("version", STATE_VERSION), ("seed", self.seed), ("block_size", self.block_size)):

@@ -1,13 +1,13 @@
 """The table in shared memory: rows that one process writes and loader workers read, without locks.
 
-A slot holds the block number, a 64-bit digest and how many samples of each column the stream has up to the end of that
+A slot holds the block number, a 64-bit digest and how many samples of each dataset the stream has up to the end of that
 block; a block's own counts are the difference to the slot before. A reader copies a slot, computes the digest of its
 copy, and accepts the copy only when block and digest match; else it reads again. A copy torn by a concurrent
 write, or made while some of the stores were not yet visible, has another digest (but for a chance of 2^-64), so no
 assumption about the order in which a CPU makes stores visible is needed, on x86 or on weakly ordered machines (ARM,
 POWER). `planned` is only ever a hint about how long to wait: what a reader returns is decided by content.
 
-Legend: C columns, S rows, R slots.
+Legend: C datasets, S rows, R slots.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from ado_megatron.stream.permutation import derive_key, derive_key_N
 _HEADER = 2  # words of a slot's header: block number and digest
 _RANGE = 2  # words: the first block that was not rewound away, and `planned`
 _EMPTY = -2  # no block: the slot before block 0 has the number -1
-_CHUNK_CELLS = 1 << 16  # rows × columns written at a time: stays in the cache
+_CHUNK_CELLS = 1 << 16  # rows × datasets written at a time: stays in the cache
 
 
-def bytes_per_row(num_columns: int) -> int:
+def bytes_per_row(num_datasets: int) -> int:
     """Shared memory of one row: header and int64 sums."""
-    return 8 * (_HEADER + num_columns)
+    return 8 * (_HEADER + num_datasets)
 
 
 class SharedTable:
-    """The last `capacity` rows: end_C (int64), samples of each column up to the end of a block.
+    """The last `capacity` rows: end_C (int64), samples of each dataset up to the end of a block.
 
     The memory is anonymous (a memfd), so no size of /dev/shm limits it and nothing is left behind by a killed process.
     Forked processes share it as it is; spawned ones get its file descriptor when multiprocessing pickles the table for
@@ -44,14 +44,14 @@ class SharedTable:
     capacity: rows. wait_deadline: seconds that `read` waits. planned, first: int64 words that all processes see.
     """
 
-    def __init__(self, capacity: int, num_columns: int, wait_deadline: float):
+    def __init__(self, capacity: int, num_datasets: int, wait_deadline: float):
         """An empty table; block 0 is next. Raises OSError where the memory cannot be had."""
-        self.capacity, self.num_columns, self.wait_deadline = capacity, num_columns, wait_deadline
+        self.capacity, self.num_datasets, self.wait_deadline = capacity, num_datasets, wait_deadline
         self._slots = capacity + 1  # the row before the oldest is where that one starts
         descriptor = os.memfd_create("ado-table")
-        os.ftruncate(descriptor, 8 * (_RANGE + self._slots * (_HEADER + num_columns)))
+        os.ftruncate(descriptor, 8 * (_RANGE + self._slots * (_HEADER + num_datasets)))
         self._attach(descriptor)
-        self.rewind(0, np.zeros(num_columns, dtype=np.int64))
+        self.rewind(0, np.zeros(num_datasets, dtype=np.int64))
 
     def _attach(self, descriptor: int) -> None:
         """Map the memory: two words of range, then the headers, then the sums of all slots."""
@@ -60,12 +60,12 @@ class SharedTable:
         words = np.frombuffer(mmap.mmap(descriptor, 0), dtype=np.int64)
         self._range_2, rest = words[:_RANGE], words[_RANGE:]
         self.header_RxH = rest[: self._slots * _HEADER].reshape(self._slots, _HEADER)
-        self.end_RxC = rest[self._slots * _HEADER :].reshape(self._slots, self.num_columns)
+        self.end_RxC = rest[self._slots * _HEADER :].reshape(self._slots, self.num_datasets)
         # Odd multipliers: a change of one element always changes the sum, of several with a chance of 1 − 2^-63.
-        self._odd_C = (derive_key_N((12,), np.arange(self.num_columns)) | np.uint64(1)).view(np.int64)
+        self._odd_C = (derive_key_N((12,), np.arange(self.num_datasets)) | np.uint64(1)).view(np.int64)
 
     def __getstate__(self) -> dict:
-        keep = ("capacity", "num_columns", "wait_deadline", "_slots")
+        keep = ("capacity", "num_datasets", "wait_deadline", "_slots")
         return {name: self.__dict__[name] for name in keep} | {
             "memory": multiprocessing.reduction.DupFd(self._descriptor)
         }
@@ -107,7 +107,7 @@ class SharedTable:
         row, end_C = 0, self.end_RxC[(first - 1) % self._slots].copy()  # a short ring may write there
         while row < len(counts_SxC):
             slot = (first + row) % self._slots
-            size = min(len(counts_SxC) - row, self._slots - slot, max(1, _CHUNK_CELLS // self.num_columns))
+            size = min(len(counts_SxC) - row, self._slots - slot, max(1, _CHUNK_CELLS // self.num_datasets))
             end_SxC = self.end_RxC[slot : slot + size]  # summed up where it stays
             end_SxC[:] = counts_SxC[row : row + size]
             end_SxC[0] += end_C
@@ -123,14 +123,14 @@ class SharedTable:
     def read(self, block: int) -> tuple[np.ndarray, np.ndarray, int]:
         """(counts_C as int32, start_C, digest) of a row, copied and verified; waits for a row not yet planned.
 
-        start_C: samples of each column before the block. Raises StaleRow for a row that has left the table and
+        start_C: samples of each dataset before the block. Raises StaleRow for a row that has left the table and
         ScheduleTimeout after `wait_deadline` seconds.
         """
         row = self._try_read(block)
         return row if row is not None else self._wait(block)
 
     def start_C(self, block: int) -> np.ndarray:
-        """Samples of each column before a block that is planned, or the next to be."""
+        """Samples of each dataset before a block that is planned, or the next to be."""
         end = self._try_slot(block - 1, block)
         return end[0] if end is not None else self.read(block)[1]
 

@@ -1,4 +1,4 @@
-"""Domains: names, groups, priors, identity; and what is refused, by name. Legend: K domains, C columns."""
+"""Domains: names, groups, priors, identity; and what is refused, by name. Legend: K domains, C datasets."""
 
 import json
 
@@ -116,7 +116,7 @@ def test_names_take_as_much_of_the_path_as_tells_them_apart():
         domains.domain_of_name("wiki")
 
 
-def test_a_column_keeps_its_identity_when_data_moves_or_the_blend_is_reordered():
+def test_a_dataset_keeps_its_identity_when_data_moves_or_the_blend_is_reordered():
     here, there = build(), build([p.replace("/data", "/scratch") for p in PREFIXES[::-1]], (1,) * 4, LENGTHS[::-1])
     assert here.stream_id_C.tolist() == there.stream_id_C.tolist()[::-1]
     twins = build(["/a/part", "/b/part"], (1, 1), (5, 5))

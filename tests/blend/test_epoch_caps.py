@@ -1,4 +1,4 @@
-"""Caps and forecasts, against simulation by the rows themselves. Legend: K domains, C columns."""
+"""Caps and forecasts, against simulation by the rows themselves. Legend: K domains, C datasets."""
 
 import numpy as np
 import pytest
@@ -95,24 +95,24 @@ def test_a_prefix_without_a_share_is_no_supply(tmp_path):
     )
 
 
-@given(seed=st.integers(0, 10**6), columns=st.integers(1, 12), rows=st.integers(1, 120))
+@given(seed=st.integers(0, 10**6), num_datasets=st.integers(1, 12), rows=st.integers(1, 120))
 @settings(max_examples=60)
-def test_the_forecast_is_what_the_rows_then_do(seed, columns, rows):
+def test_the_forecast_is_what_the_rows_then_do(seed, num_datasets, rows):
     rng, block = np.random.default_rng(seed), 20
-    weights_C = rng.dirichlet(np.ones(columns)) + 1e-3
+    weights_C = rng.dirichlet(np.ones(num_datasets)) + 1e-3
     weights_C /= weights_C.sum()
-    caps_C = rng.integers(1, 2 * block * rows // columns + 2, columns)
-    caps_C[rng.integers(columns)] = UNLIMITED
-    lengths_C = rng.integers(1, 50, columns)
-    counts_SxC, _ = apportion_rows(weights_C, block, rows, np.zeros(columns), caps_C)
-    result = forecast(weights_C, lengths_C, np.zeros(columns), block * rows, caps_C)
+    caps_C = rng.integers(1, 2 * block * rows // num_datasets + 2, num_datasets)
+    caps_C[rng.integers(num_datasets)] = UNLIMITED
+    lengths_C = rng.integers(1, 50, num_datasets)
+    counts_SxC, _ = apportion_rows(weights_C, block, rows, np.zeros(num_datasets), caps_C)
+    result = forecast(weights_C, lengths_C, np.zeros(num_datasets), block * rows, caps_C)
     total_SxC = np.cumsum(counts_SxC, axis=0)
     assert np.abs(result.drawn_C - total_SxC[-1]).max() < 1 + 1e-6
     assert np.allclose(result.epochs_C, result.drawn_C / lengths_C) and result.short == 0
-    for column in range(columns):
-        reached = np.flatnonzero(total_SxC[:, column] == caps_C[column])
-        if result.runs_out_C[column] <= block * (rows - 1):
-            assert len(reached) and abs((reached[0] + 1) * block - result.runs_out_C[column]) <= 2 * block
+    for dataset_id in range(num_datasets):
+        reached = np.flatnonzero(total_SxC[:, dataset_id] == caps_C[dataset_id])
+        if result.runs_out_C[dataset_id] <= block * (rows - 1):
+            assert len(reached) and abs((reached[0] + 1) * block - result.runs_out_C[dataset_id]) <= 2 * block
 
 
 def test_a_forecast_in_mid_run_by_hand():

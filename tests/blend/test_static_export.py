@@ -14,9 +14,9 @@ def built(weights_C, size):
     from megatron.core.datasets import helpers
     from megatron.core.datasets.utils import normalize
 
-    column_N, sample_N = np.zeros(size, dtype=np.int16), np.zeros(size, dtype=np.int64)
-    helpers.build_blending_indices(column_N, sample_N, normalize(weights_C), len(weights_C), size, False)
-    return column_N, sample_N
+    dataset_N, sample_N = np.zeros(size, dtype=np.int16), np.zeros(size, dtype=np.int64)
+    helpers.build_blending_indices(dataset_N, sample_N, normalize(weights_C), len(weights_C), size, False)
+    return dataset_N, sample_N
 
 
 @given(counts=counts_of)
@@ -25,14 +25,14 @@ def test_stock_with_the_exported_weights_has_drawn_what_the_run_drew(counts):
     words = blend_text([f"p{c}" for c in range(len(counts))], np.array(counts)).split()
     weights = [float(word) for word in words[::2]]
     assert words[1::2] == [f"p{c}" for c, n in enumerate(counts) if n > 0]
-    column_N, sample_N = built(weights, sum(counts) + 50)
-    first_N = column_N[: sum(counts)]
+    dataset_N, sample_N = built(weights, sum(counts) + 50)
+    first_N = dataset_N[: sum(counts)]
     assert np.bincount(first_N, minlength=len(weights)).tolist() == [n for n in counts if n > 0]
     for c, n in enumerate(weights):  # and goes on with the next sample of each
-        assert sample_N[sum(counts) :][column_N[sum(counts) :] == c][:1].tolist() in ([], [int(n)])
+        assert sample_N[sum(counts) :][dataset_N[sum(counts) :] == c][:1].tolist() in ([], [int(n)])
 
 
-def test_a_column_beyond_its_epoch_now_or_at_the_end_of_the_run_is_named():
+def test_a_dataset_beyond_its_epoch_now_or_at_the_end_of_the_run_is_named():
     lengths_C, drawn_C = np.array([100, 100, 100, 10]), np.array([50, 20, 19, 11])
     # of 400 samples: 200, 80, 76 and 44, and half a percent more is asked for
     assert not_continued(lengths_C, drawn_C, 400) == [0, 3]

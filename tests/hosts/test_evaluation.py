@@ -9,7 +9,7 @@ import torch
 
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
-from ado_megatron.hosts.evaluation import COLUMN, EvaluatedSet, Validation
+from ado_megatron.hosts.evaluation import EVALUATED, EvaluatedSet, Validation
 from ado_megatron.hosts.session import Session
 from ado_megatron.measure.metrics import read_metrics
 from ado_megatron.mixer.world import World
@@ -49,7 +49,7 @@ class Single(torch.utils.data.Dataset):
         ("/data/b/part", "b/part"),
         ("/data/val_text_document", "val"),  # no name is left without it
         ("/data/wikipedia_text_document", "wikipedia"),
-        ("/data/c/part_text_document", "part"),  # two domains have a column of this name
+        ("/data/c/part_text_document", "part"),  # two domains have a prefix of this name
     ],
 )
 def test_a_prefix_belongs_to_the_domain_of_its_name(prefix, domain):
@@ -60,7 +60,7 @@ def test_a_prefix_belongs_to_the_domain_of_its_name(prefix, domain):
     assert len(names) == (4 if number < 4 else 5)
 
 
-def test_groups_take_prefixes_by_their_columns_and_patterns(tmp_path):
+def test_groups_take_prefixes_by_their_names_and_patterns(tmp_path):
     (tmp_path / "groups.json").write_text(json.dumps({"web": ["cc_*", "wiki"], "code": ["py"]}))
     config = AdoConfig(groups=str(tmp_path / "groups.json"))
     ours = Domains.build(["/d/cc_2020", "/d/wiki", "/d/py"], [1] * 3, [5] * 3, config)
@@ -69,15 +69,16 @@ def test_groups_take_prefixes_by_their_columns_and_patterns(tmp_path):
     assert ours.extended(prefixes, config) == (("web", "code", "law", "/v/web"), [0, 0, 1, 2, 3, 2])
 
 
-def test_a_watched_set_is_the_hosts_and_carries_columns_once_bound():
+def test_a_watched_set_is_the_hosts_and_carries_datasets_once_bound():
     blend, single = EvaluatedSet(Blend(), "validation", None), EvaluatedSet(Single(), "test", 0)
-    assert COLUMN not in blend[1] and len(blend) == 6 and blend.split == "valid" and not hasattr(blend, "no_such_name")
+    assert EVALUATED not in blend[1] and len(blend) == 6
+    assert blend.split == "valid" and not hasattr(blend, "no_such_name")
     blend.bind(0), single.bind(2)
     loader = torch.utils.data.DataLoader(blend, batch_size=3, num_workers=1, multiprocessing_context="spawn")
     batches = list(loader)
-    assert torch.cat([batch[COLUMN] for batch in batches]).tolist() == Blend.dataset_index.tolist()
+    assert torch.cat([batch[EVALUATED] for batch in batches]).tolist() == Blend.dataset_index.tolist()
     assert torch.cat([batch["text"] for batch in batches])[:, 0].tolist() == list(range(6))
-    assert {int(pickle.loads(pickle.dumps(single))[i][COLUMN]) for i in range(2)} == {2}
+    assert {int(pickle.loads(pickle.dumps(single))[i][EVALUATED]) for i in range(2)} == {2}
 
 
 def opened(path, *, contributes=True):
@@ -96,7 +97,7 @@ def evaluate(validation, dataset, batch_size, loss):
     """Batches drawn ahead of their losses, as a pipeline does: token t of sample i has loss(i) + t, the last masked."""
     batches = [validation.drawn(b) for b in torch.utils.data.DataLoader(dataset, batch_size=batch_size)]
     for batch in batches:
-        assert COLUMN not in batch
+        assert EVALUATED not in batch
         tokens = loss(batch["text"].double()) + torch.arange(3)
         validation.measure(tokens, torch.tensor([1.0, 1.0, 0.0]).expand(len(tokens), 3))
 
@@ -135,7 +136,7 @@ def test_the_report_reads_what_a_host_evaluated(tmp_path):
 @torch.no_grad()
 def test_a_batch_without_its_loss_is_an_error_and_other_ranks_keep_none(tmp_path):
     mixer, validation, (blend, _) = opened(tmp_path / "a")
-    validation.drawn({COLUMN: torch.tensor([0])})
+    validation.drawn({EVALUATED: torch.tensor([0])})
     with pytest.raises(RuntimeError, match="evaluation of step 5 drew 1 micro-batches whose loss was not measured"):
         validation.finish(5, mixer)
     mixer, validation, (blend, _) = opened(tmp_path / "b", contributes=False)

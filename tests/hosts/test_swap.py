@@ -30,13 +30,13 @@ def blend_of(tmp_path, law=0.4) -> list[str]:
 
 
 def draws(directory, first=0) -> list[tuple[int, int, int]]:
-    """(i, column, sample) of every sample drawn from step `first` on, in the order of i."""
+    """(i, dataset, sample) of every sample drawn from step `first` on, in the order of i."""
     found = set()
     for path in (directory / "ado" / "audit").glob("*.draws"):
         for step in DrawFile.open(path).steps():
             if step.step >= first:
-                i_N, column_N = unpack_key(step.key_N)
-                found |= set(zip(i_N.tolist(), column_N.tolist(), step.sample_N.tolist(), strict=True))
+                i_N, dataset_N = unpack_key(step.key_N)
+                found |= set(zip(i_N.tolist(), dataset_N.tolist(), step.sample_N.tolist(), strict=True))
     return sorted(found)
 
 
@@ -48,9 +48,9 @@ def late_law(tmp_path) -> list[str]:
 
 
 def assert_each_epoch_once(drawn, lengths_C):
-    """Of each column, in the order of the run: no sample twice in an epoch, every sample in a whole one."""
-    for column, length in enumerate(lengths_C):
-        samples = [sample for _, c, sample in drawn if c == column]
+    """Of each dataset, in the order of the run: no sample twice in an epoch, every sample in a whole one."""
+    for dataset_id, length in enumerate(lengths_C):
+        samples = [sample for _, c, sample in drawn if c == dataset_id]
         for at in range(0, len(samples), length):
             epoch = samples[at : at + length]
             assert len(set(epoch)) == len(epoch) and set(epoch) <= set(range(length))
@@ -131,7 +131,7 @@ def test_a_domain_of_which_stock_laid_out_several_epochs_is_read_to_the_end_of_i
     verdict = audit(save)
     assert verdict.failure is None and verdict.samples == 36 * 8 and verdict.attempts == 3
     law = third.metrics("run")[-1]["lengths_C"][3]
-    samples = [sample for _, column, sample in draws(save) if column == 3]
+    samples = [sample for _, dataset_id, sample in draws(save) if dataset_id == 3]
     assert max(samples) > law, "stock laid out one epoch only"
     assert len(samples) > 2 * law + 1 and sorted(samples[: max(samples) + 1]) == list(range(max(samples) + 1))
 

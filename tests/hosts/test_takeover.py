@@ -1,6 +1,6 @@
 """Between the host's blend and ours: what the host drew, over real GPTDatasets. No host is needed.
 
-Legend: C columns, N samples of the run.
+Legend: C datasets, N samples of the run.
 """
 
 from types import SimpleNamespace

@@ -33,9 +33,9 @@ def test_an_adaptive_set_is_read_through_the_table_and_not_before(tmp_path):
     ours.bind(run.mixer.schedule, run.mixer.domains)
     for i in (0, 7, 159):
         item = ours[i]
-        index, column = unpack_key(np.asarray(item[KEY]))
+        index, dataset_id = unpack_key(np.asarray(item[KEY]))
         where, sample = run.mixer.schedule.draw(i)
-        assert index == i and column == item["dataset_id"] == where
+        assert index == i and dataset_id == item["dataset_id"] == where
         assert item[SAMPLE] == sample and item["text"] == f"{mixing.NAMES[where]}{sample}"
 
 

@@ -33,9 +33,9 @@ def domains(conf: AdoConfig = CONFIG, names=NAMES, lengths=LENGTHS, weights=(5.0
     return Domains.build([f"data/{name}_text_document" for name in names], weights, lengths, conf)
 
 
-def loss_of(column: int, drawn: int) -> float:
-    """The loss of a sample of `column` of which `drawn` were seen before: each column has a law of its own."""
-    epsilon, beta, alpha = ((1.0, 4.0, 0.30), (2.0, 3.0, 0.15), (0.5, 6.0, 0.60), (1.5, 2.0, 0.4))[column]
+def loss_of(dataset_id: int, drawn: int) -> float:
+    """The loss of a sample of a dataset of which `drawn` were seen before: each dataset has a law of its own."""
+    epsilon, beta, alpha = ((1.0, 4.0, 0.30), (2.0, 3.0, 0.15), (0.5, 6.0, 0.60), (1.5, 2.0, 0.4))[dataset_id]
     return epsilon + beta * (drawn + 8) ** -alpha
 
 
@@ -80,7 +80,7 @@ class Run:
         )  # fmt: skip
         RUNS.append(self)
         self.step = self.consumed = 0
-        self.stream: list[tuple[int, int]] = []  # (column, j) of every sample trained on, in order
+        self.stream: list[tuple[int, int]] = []  # (dataset, j) of every sample trained on, in order
 
     def start(self, sidecar=None) -> Run:
         if sidecar is not None:
@@ -97,9 +97,9 @@ class Run:
             for _ in range(2 if self.step in replay else 1):
                 self.mixer.begin_step(self.step)
                 for i in range(self.consumed + self.dp_rank, self.consumed + size, self.dp):
-                    column, j = self.mixer.schedule.locate(i)
-                    loss = torch.full((1, TOKENS), loss_of(column, j), dtype=torch.float64)
-                    self.mixer.meter.add(loss, torch.ones(1, TOKENS), torch.tensor([pack_key(i, column)]))
+                    dataset_id, j = self.mixer.schedule.locate(i)
+                    loss = torch.full((1, TOKENS), loss_of(dataset_id, j), dtype=torch.float64)
+                    self.mixer.meter.add(loss, torch.ones(1, TOKENS), torch.tensor([pack_key(i, dataset_id)]))
             self.stream += [self.mixer.schedule.locate(i) for i in range(self.consumed, self.consumed + size)]
             self.consumed += size
             self.mixer.end_step(self.step, self.consumed, skipped=self.step in skip)
@@ -114,6 +114,6 @@ class Run:
 
 
 def assert_nothing_repeated_or_skipped(stream) -> None:
-    """Each column's j counts 0, 1, 2, … in the order of the stream (within a block the order of j is shuffled)."""
-    for column in {column for column, _ in stream}:
-        assert sorted(j for c, j in stream if c == column) == list(range(sum(c == column for c, _ in stream)))
+    """Each dataset's j counts 0, 1, 2, … in the order of the stream (within a block the order of j is shuffled)."""
+    for dataset_id in {dataset_id for dataset_id, _ in stream}:
+        assert sorted(j for c, j in stream if c == dataset_id) == list(range(sum(c == dataset_id for c, _ in stream)))

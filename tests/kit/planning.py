@@ -1,6 +1,6 @@
 """A planner over made-up domains and laws, driven as a run drives it: calls of `plan` with laws in between.
 
-Legend: K domains, C columns, S rows.
+Legend: K domains, C datasets, S rows.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ def planner_of(
     tmp_path: Path, *, domains: int, block: int = 512, shape: float = 1.0, groups: bool = False,
     caps: float | None = None, rows: int = 60, **options,
 ) -> Planner:  # fmt: skip
-    """A planner with two columns a domain under `groups`. caps: those of the columns that the prior would draw most
+    """A planner with two datasets a domain under `groups`. caps: those of the datasets that the prior would draw most
     are this part of what it would draw; there is just enough elsewhere."""
     rng = np.random.default_rng(7)
-    columns = 2 * domains if groups else domains
-    prefixes = [f"data/part{c:05d}_text_document" for c in range(columns)]
-    weights_C = rng.dirichlet(np.full(columns, shape)) + 1e-9
+    num_datasets = 2 * domains if groups else domains
+    prefixes = [f"data/part{c:05d}_text_document" for c in range(num_datasets)]
+    weights_C = rng.dirichlet(np.full(num_datasets, shape)) + 1e-9
     if groups:
         path = tmp_path / "groups.json"
         path.write_text(json.dumps({f"domain{k}": prefixes[2 * k : 2 * k + 2] for k in range(domains)}))
         options["groups"] = str(path)
     config = AdoConfig(**{"start_step": START, "max_change": 1.0} | options).resolved()
-    found = Domains.build(prefixes, weights_C, rng.integers(1000, 10**6, columns), config)
+    found = Domains.build(prefixes, weights_C, rng.integers(1000, 10**6, num_datasets), config)
     caps_C = None
     if caps is not None:
         wanted_C = np.ceil(rows * block * weights_C / weights_C.sum())
-        caps_C = np.where(rng.random(columns) < 0.3, caps * wanted_C, 4 * wanted_C + block).astype(np.int64)
+        caps_C = np.where(rng.random(num_datasets) < 0.3, caps * wanted_C, 4 * wanted_C + block).astype(np.int64)
     return Planner(config, found, block, caps_C)
 
 

@@ -10,9 +10,9 @@ from ado_megatron.measure.meter import DomainMeter
 from ado_megatron.stream.sample_key import pack_key
 
 
-def keys(*columns):
-    """Keys of samples 0, 1, … drawn from the given columns."""
-    return torch.tensor([pack_key(i, c) for i, c in enumerate(columns)])
+def keys(*dataset_ids):
+    """Keys of samples 0, 1, … drawn from the given datasets."""
+    return torch.tensor([pack_key(i, c) for i, c in enumerate(dataset_ids)])
 
 
 def meter(rows=3, domain_of_C=(0, 1, 2), **kwargs):
@@ -22,7 +22,7 @@ def meter(rows=3, domain_of_C=(0, 1, 2), **kwargs):
 LOSS_2x3 = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
 
 
-def test_sums_and_tokens_go_to_the_domain_of_the_column():
+def test_sums_and_tokens_go_to_the_domain_of_the_dataset():
     m = meter(domain_of_C=(0, 1, 1))  # two prefixes form domain 1
     m.begin(1)
     m.add(LOSS_2x3, torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]), keys(0, 2))

@@ -245,8 +245,8 @@ def test_groups_act_on_domains_and_lay_out_prefixes(tmp_path):
     run.mixer.close()
     line = records(tmp_path, "step")[-1]
     assert len(line["weights_K"]) == 2 and len(line["epochs_C"]) == 3
-    columns = np.bincount([c for c, _ in run.stream], minlength=3)
-    assert columns[0] / columns[1] == pytest.approx(5 / 3, rel=0.02)  # the user's proportions inside the domain
+    drawn_C = np.bincount([c for c, _ in run.stream], minlength=3)
+    assert drawn_C[0] / drawn_C[1] == pytest.approx(5 / 3, rel=0.02)  # the user's proportions inside the domain
 
 
 def test_caps_hold_and_the_others_take_over(tmp_path):
@@ -339,8 +339,8 @@ def test_a_run_begins_where_one_without_a_sidecar_ended(tmp_path):
     run.step, run.consumed = 50, 800
     run.mixer.start(800, step=50, start_C=[400, 240, 160])
     run.train(80)
-    for column, first in enumerate((400, 240, 160)):
-        drawn = sorted(j for c, j in run.stream if c == column)
+    for dataset_id, first in enumerate((400, 240, 160)):
+        drawn = sorted(j for c, j in run.stream if c == dataset_id)
         assert drawn == list(range(first, first + len(drawn)))
     for consumed, words in ((800, "no sidecar of an adaptive run; start"), (801, "no multiple of the global batch 16")):
         with pytest.raises(SidecarError, match=words):
@@ -356,12 +356,12 @@ def test_a_resumed_run_may_be_shortened_and_lengthened(tmp_path):
     assert_nothing_repeated_or_skipped(first.stream + longer.stream)
 
 
-def sample_of(run, column, j):
+def sample_of(run, dataset_id, j):
     from ado_megatron.stream.permutation import permute
 
     schedule = run.mixer.schedule
-    length = int(schedule.length_C[column])
-    return permute(j % length, length, schedule.epoch_key(column, j // length))
+    length = int(schedule.length_C[dataset_id])
+    return permute(j % length, length, schedule.epoch_key(dataset_id, j // length))
 
 
 def test_the_static_export_is_the_mixture_so_far(tmp_path):
@@ -414,8 +414,8 @@ def test_active_after_shadow_starts_where_stock_stood_with_the_laws_of_the_shado
     np.testing.assert_allclose(active.mixer.weights_K(960), shadow.mixer.rank_zero.planner.shadow_K(60), rtol=1e-12)
     assert np.abs(active.mixer.weights_K(960) - active.mixer.domains.prior_K).max() > 1e-3, "no law was in force"
     active.train(100)
-    for column, first in enumerate(start_C):
-        drawn = sorted(j for c, j in active.stream if c == column)
+    for dataset_id, first in enumerate(start_C):
+        drawn = sorted(j for c, j in active.stream if c == dataset_id)
         assert drawn == list(range(first, first + len(drawn)))
     assert active.mixer.rank_zero.recorder.history.cut(100)["step_T"].min() < 60, "what the shadow measured is lost"
 

@@ -1,6 +1,6 @@
 """The planner: many rows in one call are those of one row a call, and any block's state is found again.
 
-Legend: K domains, C columns, S blocks.
+Legend: K domains, C datasets, S blocks.
 """
 
 import json
@@ -28,10 +28,10 @@ POLICIES = {
 
 
 def planner_of(options, num_domains, tmp_path, *, caps=False, grouped=False):
-    """A planner and laws for it. caps: tight, so that they bind in the run. grouped: two columns a domain."""
+    """A planner and laws for it. caps: tight, so that they bind in the run. grouped: two datasets a domain."""
     rng = np.random.default_rng(num_domains)
-    columns = num_domains * (2 if grouped else 1)
-    weights_C = rng.dirichlet(np.full(columns, 1.0))
+    num_datasets = num_domains * (2 if grouped else 1)
+    weights_C = rng.dirichlet(np.full(num_datasets, 1.0))
     options = dict(options)
     if options.get("policy") == "stages":
         options["stages"] = str(tmp_path / "stages.json")
@@ -41,12 +41,12 @@ def planner_of(options, num_domains, tmp_path, *, caps=False, grouped=False):
         options["groups"] = str(tmp_path / "groups.json")
         groups = {f"d{k}": [f"c{k}", f"c{k + num_domains}"] for k in range(num_domains)}
         (tmp_path / "groups.json").write_text(json.dumps(groups))
-    lengths_C = rng.integers(1000, 10**6, columns)
-    if caps:  # supply of 1.1 to 4 times what a column would give at the prior, a few less than it
+    lengths_C = rng.integers(1000, 10**6, num_datasets)
+    if caps:  # supply of 1.1 to 4 times what a dataset would give at the prior, a few less than it
         options["max_epochs"] = "2"
-        lengths_C = np.maximum((weights_C * ROWS * BLOCK * rng.uniform(0.4, 2.0, columns)).astype(int), 1)
+        lengths_C = np.maximum((weights_C * ROWS * BLOCK * rng.uniform(0.4, 2.0, num_datasets)).astype(int), 1)
     config = AdoConfig(**options)
-    domains = Domains.build([f"c{c}" for c in range(columns)], weights_C, lengths_C, config)
+    domains = Domains.build([f"c{c}" for c in range(num_datasets)], weights_C, lengths_C, config)
     params_Kx3 = np.stack([rng.normal(1.5, 0.5, num_domains), rng.normal(0.3, 0.2, num_domains),
                            rng.uniform(0.1, 0.6, num_domains)], 1)  # fmt: skip
     planner = Planner(config, domains, BLOCK, caps_from_config(config, domains), ROWS)

@@ -89,7 +89,7 @@ class Mine:
 """
     install_policies(tmp_path, monkeypatch, source, mine="Mine")
     run = Run(tmp_path / "run", config(policy="mine"), steps=60).start().train(60)
-    shares = np.bincount([column for column, _ in run.stream[-640:]], minlength=3) / 640
+    shares = np.bincount([dataset_id for dataset_id, _ in run.stream[-640:]], minlength=3) / 640
     np.testing.assert_allclose(shares, [0.25, 0.25, 0.5], atol=0.01)
     said = [message for message in run.messages if "mine" in message]
     why = "policy mine failed, its last good weights stay (RuntimeError in step: no idea)"

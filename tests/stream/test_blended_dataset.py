@@ -1,4 +1,4 @@
-"""AdaptiveBlend: items, keys, and over real megatron-core GPTDatasets of one epoch. Legend: C columns, N samples."""
+"""AdaptiveBlend: items, keys, and over real megatron-core GPTDatasets of one epoch. Legend: C datasets, N samples."""
 
 import logging
 
@@ -32,13 +32,15 @@ def blend(lengths=(3, 5), rows=((2, 2), (1, 3)), as_mapping=True, **more):
 def test_items_keep_what_they_have_and_gain_int64_keys():
     mixed = blend(host_key="dataset_idx")
     for i in range(8):
-        item, (column, _, _, sample) = mixed[i], mixed.schedule.read(i)
-        assert item == {"x": sample**2, "dataset_idx": column, "ado_key": i * 2**15 + column, "ado_sample": sample}
+        item, (dataset_id, _, _, sample) = mixed[i], mixed.schedule.read(i)
+        key = i * 2**15 + dataset_id
+        assert item == {"x": sample**2, "dataset_idx": dataset_id, "ado_key": key, "ado_sample": sample}
         assert all(item[name].dtype == np.int64 for name in ("dataset_idx", "ado_key", "ado_sample"))
     plain = blend(as_mapping=False)
     for i in range(8):
-        column, sample = plain.schedule.draw(i)
-        assert plain[i] == (sample**2, {"dataset_id": column, "ado_key": pack_key(i, column), "ado_sample": sample})
+        dataset_id, sample = plain.schedule.draw(i)
+        key = pack_key(i, dataset_id)
+        assert plain[i] == (sample**2, {"dataset_id": dataset_id, "ado_key": key, "ado_sample": sample})
 
 
 def test_the_item_of_the_dataset_is_not_changed():
@@ -50,11 +52,11 @@ def test_the_item_of_the_dataset_is_not_changed():
 
 def test_keys_pack_and_unpack_in_all_three_kinds_up_to_ten_to_the_twelve():
     pairs = [(0, 0), (1, 32767), (10**12, 32766), (7, 0)]
-    for i, column in pairs:
-        assert unpack_key(pack_key(i, column)) == (i, column)
+    for i, dataset_id in pairs:
+        assert unpack_key(pack_key(i, dataset_id)) == (i, dataset_id)
     for kind in (np.array, torch.tensor):
-        i_N, column_N = unpack_key(pack_key(kind([i for i, _ in pairs]), kind([c for _, c in pairs])))
-        assert list(zip(i_N.tolist(), column_N.tolist(), strict=True)) == pairs
+        i_N, dataset_N = unpack_key(pack_key(kind([i for i, _ in pairs]), kind([c for _, c in pairs])))
+        assert list(zip(i_N.tolist(), dataset_N.tolist(), strict=True)) == pairs
 
 
 def test_what_code_that_looks_at_a_blended_dataset_finds():
@@ -125,10 +127,10 @@ def test_gpt_datasets_of_one_epoch_are_read_epoch_by_epoch(gpt_datasets):
     drawn = [[], [], []]
     for batch in loader:
         assert batch["tokens"].shape == (8, LENGTH) and batch["dataset_id"].dtype == torch.int64
-        for tokens, column, sample in zip(batch["tokens"], batch["dataset_id"], batch["ado_sample"], strict=True):
-            assert int(tokens[0]) // 1000 == int(column)
-            assert torch.equal(tokens, torch.as_tensor(gpt_datasets[column][int(sample)]["tokens"]))
-            drawn[column].append(int(sample))
+        for tokens, dataset_id, sample in zip(batch["tokens"], batch["dataset_id"], batch["ado_sample"], strict=True):
+            assert int(tokens[0]) // 1000 == int(dataset_id)
+            assert torch.equal(tokens, torch.as_tensor(gpt_datasets[dataset_id][int(sample)]["tokens"]))
+            drawn[dataset_id].append(int(sample))
     assert [len(samples) for samples in drawn] == [640, 384, 256]
     for length, samples in zip(lengths, drawn, strict=True):
         assert len(samples) > 2 * length

@@ -1,7 +1,7 @@
 """The stream through real DataLoaders: the same for any workers, start method, prefetch, ranks, micro-batch and resume.
 
 Rows are planned while the loaders run, from what was consumed, so a stale read anywhere changes the stream.
-Legend: C columns, B samples of a micro-batch.
+Legend: C datasets, B samples of a micro-batch.
 """
 
 import multiprocessing
@@ -27,21 +27,21 @@ BLOCK, BLOCKS = 16, 12
 
 
 class Numbers(torch.utils.data.Dataset):
-    """Sample s of column c is the number 1000 c + s."""
+    """Sample s of dataset c is the number 1000 c + s."""
 
-    def __init__(self, column, length):
-        self.column, self.length = column, length
+    def __init__(self, dataset_id, length):
+        self.dataset_id, self.length = dataset_id, length
 
     def __len__(self):
         return self.length
 
     def __getitem__(self, sample):
         assert 0 <= sample < self.length
-        return {"value": torch.tensor(1000 * self.column + sample)}
+        return {"value": torch.tensor(1000 * self.dataset_id + sample)}
 
 
 class Feedback:
-    """Plans a row from everything consumed before: the rarest column gets the most."""
+    """Plans a row from everything consumed before: the rarest dataset gets the most."""
 
     def __init__(self, lead, wait_deadline=20.0):
         self.schedule = Schedule(LENGTHS_C, BLOCK, BLOCKS, seed=5, wait_deadline=wait_deadline)
@@ -75,18 +75,18 @@ def loader(schedule, first=0, micro_batch=4, dp=1, rank=0, workers=0, method=Non
 
 
 def consume(feedback, iterators, first, stop, step_samples=16):
-    """{i: (column, sample)} of the samples from `first` to `stop`; one micro-batch of each rank at a time."""
+    """{i: (dataset, sample)} of the samples from `first` to `stop`; one micro-batch of each rank at a time."""
     got, consumed = {}, first
     feedback.plan(consumed)
     while consumed < stop:
         for iterator in iterators:
             batch = next(iterator)
-            i_B, column_B = unpack_key(batch["ado_key"])
+            i_B, dataset_B = unpack_key(batch["ado_key"])
             assert batch["ado_key"].dtype == batch["dataset_id"].dtype == batch["ado_sample"].dtype == torch.int64
-            assert torch.equal(column_B, batch["dataset_id"])
-            assert torch.equal(batch["value"], 1000 * column_B + batch["ado_sample"])
+            assert torch.equal(dataset_B, batch["dataset_id"])
+            assert torch.equal(batch["value"], 1000 * dataset_B + batch["ado_sample"])
             got |= dict(
-                zip(i_B.tolist(), zip(column_B.tolist(), batch["ado_sample"].tolist(), strict=True), strict=True)
+                zip(i_B.tolist(), zip(dataset_B.tolist(), batch["ado_sample"].tolist(), strict=True), strict=True)
             )
             consumed += len(i_B)
         if consumed % step_samples == 0:
@@ -123,9 +123,9 @@ def test_workers_that_run_into_the_end_of_the_plan_wait_and_get_the_right_rows()
     for step in range(BLOCKS):
         for _ in range(BLOCK // 4):
             batch = next(iterator)
-            i_B, column_B = unpack_key(batch["ado_key"])
+            i_B, dataset_B = unpack_key(batch["ado_key"])
             got |= dict(
-                zip(i_B.tolist(), zip(column_B.tolist(), batch["ado_sample"].tolist(), strict=True), strict=True)
+                zip(i_B.tolist(), zip(dataset_B.tolist(), batch["ado_sample"].tolist(), strict=True), strict=True)
             )
         time.sleep(0.02)
         if step + 1 < BLOCKS:
@@ -134,8 +134,8 @@ def test_workers_that_run_into_the_end_of_the_plan_wait_and_get_the_right_rows()
 
 
 def expected_rows(stream):
-    column_N = np.array([stream[i][0] for i in range(BLOCK * BLOCKS)])
-    return np.array([np.bincount(part, minlength=4) for part in column_N.reshape(BLOCKS, BLOCK)])
+    dataset_N = np.array([stream[i][0] for i in range(BLOCK * BLOCKS)])
+    return np.array([np.bincount(part, minlength=4) for part in dataset_N.reshape(BLOCKS, BLOCK)])
 
 
 def test_a_worker_past_the_deadline_raises_the_type_of_its_own_in_the_main_process():

@@ -1,6 +1,6 @@
 """RowLayout: the kernel, numpy and `apportion` lay out the same rows, whatever the weights and the caps do.
 
-Legend: C columns, S rows.
+Legend: C datasets, S rows.
 """
 
 import subprocess
@@ -19,43 +19,43 @@ from ado_megatron.stream.row_layout import RowLayout, apportion_rows, kernels
 KERNEL = pytest.mark.skipif(kernels() is None, reason="numba is not installed")
 
 
-def moving_weights(rng, columns, rows, shape, way):
-    """weights_SxC: drifting, redrawn in every row, or with columns that come and go."""
-    weights_C = rng.dirichlet(np.full(columns, shape))
+def moving_weights(rng, num_datasets, rows, shape, way):
+    """weights_SxC: drifting, redrawn in every row, or with datasets that come and go."""
+    weights_C = rng.dirichlet(np.full(num_datasets, shape))
     for s in range(rows):
         if way == "drift":
-            weights_C = weights_C * np.exp(0.01 * rng.standard_normal(columns))
+            weights_C = weights_C * np.exp(0.01 * rng.standard_normal(num_datasets))
         elif way == "redrawn" or (way == "come and go" and s % 5 == 0):
-            weights_C = rng.dirichlet(np.full(columns, shape))
+            weights_C = rng.dirichlet(np.full(num_datasets, shape))
         if way == "come and go":
-            weights_C = weights_C * (rng.random(columns) < 0.8)
-            weights_C[rng.integers(columns)] += 1e-3
+            weights_C = weights_C * (rng.random(num_datasets) < 0.8)
+            weights_C[rng.integers(num_datasets)] += 1e-3
         weights_C = weights_C / weights_C.sum()
         yield weights_C
 
 
-def against(layout, columns):
-    """Weights that are chosen after the rows are seen: all of it goes to the columns that are owed most."""
+def against(layout, num_datasets):
+    """Weights that are chosen after the rows are seen: all of it goes to the datasets that are owed most."""
     rng = np.random.default_rng(0)
     for s in range(200):
-        weights_C = np.full(columns, 1e-12)
-        target = np.argsort(layout.credit_C)[-max(1, columns // (1 + s % 8)) :]
+        weights_C = np.full(num_datasets, 1e-12)
+        target = np.argsort(layout.credit_C)[-max(1, num_datasets // (1 + s % 8)) :]
         weights_C[target] = rng.random(len(target)) + 0.1
         yield weights_C / weights_C.sum()
 
 
 @KERNEL
 @given(
-    seed=st.integers(0, 10**6), columns=st.sampled_from([1, 2, 5, 22, 60, 300]),
+    seed=st.integers(0, 10**6), num_datasets=st.sampled_from([1, 2, 5, 22, 60, 300]),
     block=st.sampled_from([1, 2, 8, 33, 256, 2048]), shape=st.sampled_from([0.1, 0.3, 1, 50]),
     way=st.sampled_from(["hold", "drift", "redrawn", "come and go"]), capped=st.booleans(),
 )  # fmt: skip
 @settings(max_examples=150, deadline=None)
-def test_the_kernel_lays_out_the_rows_of_apportion(seed, columns, block, shape, way, capped):
-    rng, credit_C = np.random.default_rng(seed), np.zeros(columns)
-    layout = RowLayout(columns, credit_C, kernels)
-    left_C = rng.integers(0, 30 * block // columns + block, columns) if capped else None
-    for weights_C in moving_weights(rng, columns, 25, shape, way):
+def test_the_kernel_lays_out_the_rows_of_apportion(seed, num_datasets, block, shape, way, capped):
+    rng, credit_C = np.random.default_rng(seed), np.zeros(num_datasets)
+    layout = RowLayout(num_datasets, credit_C, kernels)
+    left_C = rng.integers(0, 30 * block // num_datasets + block, num_datasets) if capped else None
+    for weights_C in moving_weights(rng, num_datasets, 25, shape, way):
         if capped and left_C[weights_C > 0].sum() < block:
             with pytest.raises(UserError, match="samples left"):
                 layout.next_row(weights_C, block, left_C)
@@ -71,11 +71,13 @@ def test_the_kernel_refuses_what_it_must_and_lays_out_the_rest():
     """Each way out of the kernel is taken, so that the test above has met all of them."""
     rng, seen = np.random.default_rng(0), set()
     kernel = kernels()
-    for columns, block, way in ((22, 2048, "drift"), (60, 8, "redrawn"), (300, 256, "redrawn"), (40, 8, "opponent")):
-        layout = RowLayout(columns, np.zeros(columns), kernels)
-        rows = against(layout, columns) if way == "opponent" else moving_weights(rng, columns, 100, 0.3, way)
+    for num_datasets, block, way in (
+        (22, 2048, "drift"), (60, 8, "redrawn"), (300, 256, "redrawn"), (40, 8, "opponent"),
+    ):  # fmt: skip
+        layout = RowLayout(num_datasets, np.zeros(num_datasets), kernels)
+        rows = against(layout, num_datasets) if way == "opponent" else moving_weights(rng, num_datasets, 100, 0.3, way)
         for weights_C in rows:
-            counts_C, work_6xC = np.zeros(columns, dtype=np.int64), np.zeros((6, columns), dtype=np.int64)
+            counts_C, work_6xC = np.zeros(num_datasets, dtype=np.int64), np.zeros((6, num_datasets), dtype=np.int64)
             credit_C = np.rint(layout.credit_C * 2**40).astype(np.int64)
             arguments = (weights_C, weights_C.sum(), block, credit_C, work_6xC[5], False, counts_C, work_6xC)
             state = kernel.lay_out_row(*arguments, np.zeros(256, dtype=np.int64))
@@ -105,21 +107,22 @@ def test_the_nth_largest_is_that_of_a_sort():
 
 
 @given(
-    seed=st.integers(0, 10**6), columns=st.integers(1, 40), num_domains=st.integers(1, 6), block=st.integers(1, 300),
-    rows=st.integers(0, 120), capped=st.booleans(), compiled=st.booleans(), shape=st.sampled_from([0.2, 1, 50]),
+    seed=st.integers(0, 10**6), num_datasets=st.integers(1, 40), num_domains=st.integers(1, 6),
+    block=st.integers(1, 300), rows=st.integers(0, 120), capped=st.booleans(), compiled=st.booleans(),
+    shape=st.sampled_from([0.2, 1, 50]),
 )  # fmt: skip
 @settings(max_examples=100, deadline=None)
 def test_many_rows_at_once_are_the_same_rows_with_caps_and_groups(
-    seed, columns, num_domains, block, rows, capped, compiled, shape
+    seed, num_datasets, num_domains, block, rows, capped, compiled, shape
 ):
     rng = np.random.default_rng(seed)
-    domain_of_C = np.append(np.arange(num_domains), rng.integers(0, num_domains, columns))
-    columns = len(domain_of_C)
-    weights_C, credit_C, left_C = rng.dirichlet(np.full(columns, shape)) + 1e-12, np.zeros(columns), None
-    if capped:  # some columns run out, the others can take over
-        left_C = np.ceil(rng.uniform(0.2, 2.0, columns) * rows * block * weights_C).astype(np.int64)
-        left_C[rng.integers(columns)] += rows * block
-    layout = RowLayout(columns, credit_C, kernels if compiled else None)
+    domain_of_C = np.append(np.arange(num_domains), rng.integers(0, num_domains, num_datasets))
+    num_datasets = len(domain_of_C)
+    weights_C, credit_C, left_C = rng.dirichlet(np.full(num_datasets, shape)) + 1e-12, np.zeros(num_datasets), None
+    if capped:  # some datasets run out, the others can take over
+        left_C = np.ceil(rng.uniform(0.2, 2.0, num_datasets) * rows * block * weights_C).astype(np.int64)
+        left_C[rng.integers(num_datasets)] += rows * block
+    layout = RowLayout(num_datasets, credit_C, kernels if compiled else None)
     got_SxC = layout.next_rows(rows, weights_C, block, left_C, domain_of_C)
     for s in range(rows):
         counts_C, credit_C = apportion(weights_C, block, credit_C, left_C, domain_of_C)

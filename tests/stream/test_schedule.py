@@ -1,6 +1,6 @@
 """The schedule: a table by hand, random access, the reader's side of shared memory, state.
 
-Legend: C columns, S blocks, R slots, H words of a slot's header.
+Legend: C datasets, S blocks, R slots, H words of a slot's header.
 """
 
 import multiprocessing
@@ -27,7 +27,7 @@ def make(rows, lengths=(3, 5), block=4, num_blocks=None, **more):
 
 
 def test_a_small_table_by_hand():
-    """Columns of 3 and 5 samples, blocks of 4. The order of a block is a permutation of its row laid out by column."""
+    """Datasets of 3 and 5 samples, blocks of 4. The order of a block is a permutation of its row laid out."""
     rows = [[2, 2], [1, 3], [3, 1]]  # laid out: 0011, 0111, 0001
     assert [sorted(range(4), key=lambda place: derive_key(39, 1, b, place)) for b in range(3)] == [
         [3, 1, 2, 0], [3, 1, 0, 2], [1, 2, 3, 0],
@@ -42,8 +42,8 @@ def test_a_small_table_by_hand():
     epochs = {0: (1, 0, 0), 5: (1, 0, 3), 6: (0, 0, 2), 7: (1, 0, 4), 8: (0, 1, 0), 10: (1, 1, 0)}
     assert {i: schedule.read(i)[:3] for i in epochs} == epochs
     for i in range(12):
-        column, epoch, position, sample = schedule.read(i)
-        assert sample == permute(position, (3, 5)[column], schedule.epoch_key(column, epoch))
+        dataset_id, epoch, position, sample = schedule.read(i)
+        assert sample == permute(position, (3, 5)[dataset_id], schedule.epoch_key(dataset_id, epoch))
     counts = {0: [0, 0], 1: [0, 1], 4: [2, 2], 6: [2, 4], 8: [3, 5], 12: [6, 6]}
     assert {i: schedule.cumulative(i).tolist() for i in counts} == counts
     assert schedule.row(1).tolist() == [1, 3] and schedule.planned == 3
@@ -53,8 +53,8 @@ def test_in_order_the_first_epoch_is_the_datasets_own():
     rows = [[2, 2], [1, 3], [3, 1]]
     schedule, shuffled = make(rows, in_order=True), make(rows)
     for i in range(12):
-        column, epoch, position, sample = schedule.read(i)
-        assert (column, epoch, position) == shuffled.read(i)[:3]
+        dataset_id, epoch, position, sample = schedule.read(i)
+        assert (dataset_id, epoch, position) == shuffled.read(i)[:3]
         assert sample == (position if epoch == 0 else shuffled.read(i)[3])
     for b in range(3):  # the vector path
         assert schedule.block(b)[2].tolist() == [schedule.read(4 * b + slot)[3] for slot in range(4)]
@@ -63,7 +63,7 @@ def test_in_order_the_first_epoch_is_the_datasets_own():
 @given(seed=st.integers(0, 2**32), size=st.integers(1, 80))
 @settings(max_examples=60)
 def test_a_run_that_comes_from_the_static_blend_reads_what_is_left_of_each_epoch(seed, size):
-    """Stock has read samples 0 … start−1 of each column; a resume in the middle keeps the order."""
+    """Stock has read samples 0 … start−1 of each dataset; a resume in the middle keeps the order."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 60, size=3)
     first_block, block = int(rng.integers(0, 4)), size
@@ -78,8 +78,8 @@ def test_a_run_that_comes_from_the_static_blend_reads_what_is_left_of_each_epoch
     second.load_state_dict(first.state_dict(cut))
     drawn = [list(range(n)) for n in start_C]
     for i in range(first_block * block, (first_block + 6) * block):
-        column, _, _, sample = (first if i < cut else second).read(i)
-        drawn[column].append(sample)
+        dataset_id, _, _, sample = (first if i < cut else second).read(i)
+        drawn[dataset_id].append(sample)
     for length, samples in zip(lengths, drawn, strict=True):
         for at in range(0, len(samples), length):
             epoch = samples[at : at + length]
@@ -87,8 +87,8 @@ def test_a_run_that_comes_from_the_static_blend_reads_what_is_left_of_each_epoch
 
 
 rows_of = st.integers(1, 6).flatmap(
-    lambda columns: st.tuples(
-        st.lists(st.integers(1, 40), min_size=columns, max_size=columns),
+    lambda num_datasets: st.tuples(
+        st.lists(st.integers(1, 40), min_size=num_datasets, max_size=num_datasets),
         st.integers(1, 30),
         st.integers(0, 2**32),
     )
@@ -97,25 +97,25 @@ rows_of = st.integers(1, 6).flatmap(
 
 @given(case=rows_of)
 @settings(max_examples=60)
-def test_every_column_is_read_epoch_by_epoch_whatever_the_rows(case):
+def test_every_dataset_is_read_epoch_by_epoch_whatever_the_rows(case):
     lengths, block, seed = case
     rng = np.random.default_rng(seed)
     rows = rng.multinomial(block, rng.dirichlet(np.ones(len(lengths))), size=12)
     schedule = make(rows, lengths, block)
     drawn = [[] for _ in lengths]
     for i in range(12 * block):
-        column, epoch, position, sample = schedule.read(i)
-        assert (epoch, position) == divmod(len(drawn[column]), lengths[column])
-        assert schedule.locate(i) == (column, len(drawn[column]))
-        drawn[column].append(sample)
+        dataset_id, epoch, position, sample = schedule.read(i)
+        assert (epoch, position) == divmod(len(drawn[dataset_id]), lengths[dataset_id])
+        assert schedule.locate(i) == (dataset_id, len(drawn[dataset_id]))
+        drawn[dataset_id].append(sample)
     for length, samples in zip(lengths, drawn, strict=True):
         for start in range(0, len(samples), length):
             epoch = samples[start : start + length]
             assert len(set(epoch)) == len(epoch) and set(epoch) <= set(range(length))
     for b in range(12):
-        column_n, j_n, sample_n = schedule.block(b)
-        assert np.bincount(column_n, minlength=len(lengths)).tolist() == rows[b].tolist()
-        assert list(zip(column_n.tolist(), j_n.tolist(), strict=True)) == [
+        dataset_n, j_n, sample_n = schedule.block(b)
+        assert np.bincount(dataset_n, minlength=len(lengths)).tolist() == rows[b].tolist()
+        assert list(zip(dataset_n.tolist(), j_n.tolist(), strict=True)) == [
             schedule.locate(i) for i in range(b * block, b * block + block)
         ]
         assert sample_n.tolist() == [schedule.draw(i)[1] for i in range(b * block, b * block + block)]
@@ -129,17 +129,17 @@ def test_single_reads_and_a_whole_block_give_the_same_samples():
     assert [one_by_one.draw(int(i))[1] for i in order] == expected[order].tolist()
 
 
-def test_epochs_columns_and_seeds_have_orders_of_their_own():
+def test_epochs_datasets_and_seeds_have_orders_of_their_own():
     rows = [[50, 50]] * 4
     orders = {}
     for seed in (1, 2):
         schedule = Schedule([50, 50], 100, 4, seed)
         schedule.publish(0, np.array(rows))
         for b in range(4):
-            column_n, _, sample_n = schedule.block(b)
-            for column in (0, 1):
-                orders[seed, b, column] = tuple(sample_n[column_n == column])
-            orders[seed, b, "columns"] = tuple(column_n)
+            dataset_n, _, sample_n = schedule.block(b)
+            for dataset_id in (0, 1):
+                orders[seed, b, dataset_id] = tuple(sample_n[dataset_n == dataset_id])
+            orders[seed, b, "datasets"] = tuple(dataset_n)
     assert len(set(orders.values())) == len(orders)
 
 
@@ -149,11 +149,11 @@ def test_ten_to_the_twelve_samples_cost_a_window():
     assert held <= 16_000_000 and schedule.num_samples >= 10**12
     assert Schedule([9] * 22, 2048, 60_000, 0).table.capacity * bytes_per_row(22) <= 16_000_000
     schedule.publish(0, np.tile([2048] + [0] * 21, (3, 1)))
-    column, _, _, sample = schedule.read(3 * 2048 - 1)
-    assert column == 0 and 0 <= sample < 10**10
+    dataset_id, _, _, sample = schedule.read(3 * 2048 - 1)
+    assert dataset_id == 0 and 0 <= sample < 10**10
 
 
-def test_the_most_columns_there_may_be():
+def test_the_most_datasets_there_may_be():
     counts_C = np.zeros(32767, dtype=np.int64)
     counts_C[[0, 40, 32766]] = 3, 1, 4
     schedule = Schedule([5] * 32767, 8, 10, 0)
@@ -209,15 +209,15 @@ def test_more_rows_than_slots_in_one_publication_keep_the_last():
 
 
 @pytest.mark.parametrize("part", ["end_RxC", "header_RxH"])
-@pytest.mark.parametrize("column", [0, 1])
+@pytest.mark.parametrize("word", [0, 1])
 @pytest.mark.parametrize("slot", [0, 2])  # of block 3 and, where its counts begin, of block 2
-def test_a_torn_row_is_never_accepted(part, column, slot):
+def test_a_torn_row_is_never_accepted(part, word, slot):
     """One word of a slot not yet visible: the reader tries again until the whole row is there."""
     schedule = make([[2, 2], [1, 3]], num_blocks=9, window_bytes=0, min_rows=2)
     array = getattr(schedule.table, part)
     schedule.publish(2, [[3, 1], [0, 4]])
     good = array[slot].copy()
-    array[slot, column] = 77 if part == "end_RxC" or column else slot - 1  # of a header: an older block's number
+    array[slot, word] = 77 if part == "end_RxC" or word else slot - 1  # of a header: an older block's number
     threading.Timer(0.1, lambda: array.__setitem__(slot, good)).start()
     started = time.monotonic()
     assert schedule.row(3).tolist() == [0, 4]
@@ -327,7 +327,7 @@ def test_a_resumed_schedule_goes_on_as_the_uninterrupted_one(consumed, more):
             second.read(0)
 
 
-def test_columns_may_be_reordered_and_added_and_keep_their_place():
+def test_datasets_may_be_reordered_and_added_and_keep_their_place():
     old = make([[2, 2], [1, 3]], num_blocks=4, stream_id_C=[70, 80])
     new = Schedule([9, 5, 3], 4, 4, seed=11, stream_id_C=[90, 80, 70])
     new.load_state_dict(old.state_dict(8))

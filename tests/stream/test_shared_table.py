@@ -1,6 +1,6 @@
 """The table in shared memory: rows by hand, its ring, torn slots, and readers in other processes.
 
-Legend: C columns, S rows.
+Legend: C datasets, S rows.
 """
 
 import gc

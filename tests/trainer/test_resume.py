@@ -111,6 +111,6 @@ def test_from_static_to_adaptive_and_back_repeats_and_skips_nothing(data, tmp_pa
         parts.append(run_ranks(train_rank, 1, run, data, changes, ADO | dict(policy=policy))[0])
     drawn = [row for part in parts for row in part["drawn"]]
     assert [key >> 15 for _, key, _ in drawn] == list(range(64))
-    for column, length in enumerate((374, 187, 124)):
-        samples = [sample for _, key, sample in drawn if key & 32767 == column]
+    for dataset_id, length in enumerate((374, 187, 124)):
+        samples = [sample for _, key, sample in drawn if key & 32767 == dataset_id]
         assert len(set(samples)) == len(samples) <= length
