@@ -13,6 +13,7 @@ COMMANDS = {
     "prepare": ("ado_megatron.prepare.command", "text of your domains to Megatron .bin/.idx files (or --demo)"),
     "pretrain": ("ado_megatron.trainer.launch", "train with an adaptive blend on DeepSpeed, one machine or many"),
     "report": ("ado_megatron.report.command", "table, picture and HTML page of a run"),
+    "watch": ("ado_megatron.watch.command", "a run as it goes: mixture, losses, laws, what comes next"),
     "audit": ("ado_megatron.audit", "check what each rank drew: no sample of an epoch repeated or skipped"),
     "replay": ("ado_megatron.replay.command", "run the policy over a recorded trace, without training"),
     "simulate": ("ado_megatron.simulate.command", "what each policy would gain on a known response, without training"),

@@ -20,7 +20,7 @@ def text_table(columns: Columns, left: Collection[str] = (), headings: bool = Tr
     line is theirs. Cells are plain text: what looks like markup is printed as it is, wide characters count two, and
     what is no character to print (a line's end, an escape) becomes one that is.
     """
-    columns = [(heading, [_printable(cell) for cell in cells]) for heading, cells in columns]
+    columns = [(heading, [printable(cell) for cell in cells]) for heading, cells in columns]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=headings)
     width = 0
     for heading, cells in columns:
@@ -34,5 +34,6 @@ def text_table(columns: Columns, left: Collection[str] = (), headings: bool = Tr
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
 
 
-def _printable(cell: str) -> str:
+def printable(cell: str) -> str:
+    """The text with every character that is none to print replaced."""
     return "".join(c if c.isprintable() else "�" for c in cell)

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "ado_megatron"
 # floors, and of its own floor where that makes no circle.
 FLOORS = [
     ["cli", "run"],
-    ["hosts", "trainer", "report", "replay", "simulate", "prepare", "doctor", "audit"],
+    ["hosts", "trainer", "watch", "report", "replay", "simulate", "prepare", "doctor", "audit"],
     ["mixer"],
     ["steer"],
     ["config", "measure"],
@@ -41,7 +41,7 @@ FOREIGN = {
     "sentencepiece": {"prepare/tokenizer", "trainer"},
     "tokenizers": {"prepare/tokenizer", "trainer"},
     "numba": {"stream/row_kernel"},
-    "rich": {"tables", "simulate/command"},
+    "rich": {"tables", "simulate/command", "watch"},
     "jinja2": {"report/html"},
     "zstandard": {"prepare/documents"},
     "yaml": {"files", "scaling_law/transfer_option"},

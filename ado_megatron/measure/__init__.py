@@ -16,8 +16,8 @@ there), `ado/metrics.jsonl`, and one draw log a rank for `ado-megatron audit`.
 
 from ado_megatron.measure.draw_file import DrawFile
 from ado_megatron.measure.draw_log import DrawLog
-from ado_megatron.measure.metrics import read_metrics
+from ado_megatron.measure.metrics import MetricsFollower, read_metrics
 from ado_megatron.measure.metrics_writer import MetricsWriter, StepGroups
 from ado_megatron.measure.record import Record
 
-__all__ = ["DrawFile", "DrawLog", "MetricsWriter", "Record", "StepGroups", "read_metrics"]
+__all__ = ["DrawFile", "DrawLog", "MetricsFollower", "MetricsWriter", "Record", "StepGroups", "read_metrics"]

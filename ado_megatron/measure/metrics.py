@@ -5,17 +5,20 @@
     {"type": "fit" | "validation" | "test" | "progress", "step": …, …}
     {"type": "gap", "step": 40, "from_step": 20, "records": 3}   so many records could not be written and are lost
 
-Whoever reads such a file goes through `read_metrics`; it is written by metrics_writer.py alone.
+Whoever reads such a file goes through `read_metrics` or, while it grows, `MetricsFollower`; it is written by
+metrics_writer.py alone.
 
 Legend: K domains.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import orjson
@@ -25,6 +28,7 @@ from ado_megatron.files import open_regular
 from ado_megatron.measure.record import MOST, Record
 
 VERSION = 1
+_RECOGNISED = 256  # bytes before the point up to which a file was read, compared at the next look
 LONGEST_LINE = 64 << 20  # bytes; a header of 32,767 datasets has a tenth
 
 
@@ -57,12 +61,86 @@ def read_metrics(path: str | Path) -> list[Record]:
                 "keeps the lines that can be read"
             )
         records.append(Record(values, path, number))
-    if not records or records[0]["type"] != "run":
+    _check_header(path, records[0] if records else None)
+    return records
+
+
+def _check_header(path: str | Path, header: Record | None) -> None:
+    if header is None or header["type"] != "run":
         raise UserError(f"{path} does not begin with the line that describes its run; is it a run's metrics.jsonl?")
-    version = records[0].get("version")
+    version = header.get("version")
     if version != VERSION or isinstance(version, bool):
         raise UserError(f"{path} is of version {version!r}; this ado_megatron reads version {VERSION}")
-    return records
+
+
+@dataclasses.dataclass(frozen=True)
+class News:
+    """What a look at the file found. afresh: it is another file than at the last look, or was cut or written anew, and
+    `records` begins with its header. damaged: numbers of new lines that are no records."""
+
+    afresh: bool
+    records: list[Record]
+    damaged: list[int]
+
+
+class MetricsFollower:
+    """Reads a metrics.jsonl again and again while it grows.
+
+    A resume writes the file anew, a person may cut, move or remove it: then it is read from its first line. A last line
+    that is half-written waits until it is whole, and so does a file that is not there.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._file: tuple[int, int] | None = None  # device and inode
+        self._at = self._lines = 0  # bytes and lines read
+        self._last = b""  # the end of what was read, to recognise the file by
+
+    def look(self) -> News:
+        """What is new since the last look. UserError for a file that is no metrics.jsonl, or cannot be read."""
+        try:
+            with open_regular(self.path) as file:
+                return self._read(file)
+        except FileNotFoundError:
+            self._forget()
+            return News(False, [], [])
+        except OSError as error:
+            what = f"{self.path} cannot be read ({error.strerror})"
+            raise UserError(f"{what}; give the path of a metrics.jsonl") from error
+
+    def _read(self, file: BinaryIO) -> News:
+        status = os.fstat(file.fileno())
+        if self._at and not self._goes_on(file, status):
+            self._forget()
+        self._file = status.st_dev, status.st_ino
+        afresh = self._at == 0
+        records: list[Record] = []
+        damaged: list[int] = []
+        file.seek(self._at)
+        while (line := file.readline(LONGEST_LINE + 1)).endswith(b"\n"):
+            values = _parsed(line)
+            if self._lines == 0:
+                _check_header(self.path, None if values is None else Record(values, self.path, 1))
+            self._lines += 1
+            self._at += len(line)
+            self._last = line[-_RECOGNISED:]
+            if values is None:
+                damaged.append(self._lines)
+            else:
+                records.append(Record(values, self.path, self._lines))
+        if len(line) > LONGEST_LINE:
+            raise UserError(_too_long(self._lines + 1, self.path))
+        return News(afresh and bool(records), records, damaged)
+
+    def _goes_on(self, file: BinaryIO, status: os.stat_result) -> bool:
+        """True if what was read is still the beginning of the file."""
+        if (status.st_dev, status.st_ino) != self._file or status.st_size < self._at:
+            return False
+        file.seek(self._at - len(self._last))
+        return file.read(len(self._last)) == self._last
 
 
 def readable_records(path: str | Path) -> tuple[list[Record], list[int]]:
@@ -102,10 +180,14 @@ def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
             while line := file.readline(LONGEST_LINE + 1):
                 number += 1
                 if len(line) > LONGEST_LINE:
-                    raise UserError(f"line {number} of {path} is longer than {LONGEST_LINE >> 20} MiB: no record is")
+                    raise UserError(_too_long(number, path))
                 yield number, line
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a metrics.jsonl") from error
+
+
+def _too_long(number: int, path: str | Path) -> str:
+    return f"line {number} of {path} is longer than {LONGEST_LINE >> 20} MiB: no record is"
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

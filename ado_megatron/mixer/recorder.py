@@ -5,6 +5,7 @@ Legend: K domains, C datasets, T steps.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Recorder:
         header = {
             "domains": list(domains.names_K), "prior_K": domains.prior_K, "columns": list(domains.prefixes_C),
             "lengths_C": domains.lengths_C, "domain_of_C": domains.domain_of_C, "share_C": domains.share_C,
-            "caps_C": planner.caps_C, "block_size": planner.block_size,
+            "caps_C": planner.caps_C, "block_size": planner.block_size, "target_K": planner.target_K,
             "num_blocks": schedule.num_blocks, "config": config.to_dict(),
         }  # fmt: skip
         self.metrics = MetricsWriter(path, header)
@@ -64,6 +65,7 @@ class Recorder:
             return
         block = max(consumed_samples - 1, 0) // self._planner.block_size
         values |= {"consumed_samples": consumed_samples, "weights_K": self._planner.weights_K(block)}
+        values["time"] = round(time.time(), 3)  # when it was written: at a reduction, not at the step
         values["epochs_C"] = self._schedule.cumulative(consumed_samples) / np.maximum(self._domains.lengths_C, 1)
         if self._config.shadow:
             values["shadow_weights_K"] = self._planner.shadow_K(block)

@@ -47,6 +47,15 @@ class Gap:
 
 
 @dataclass(frozen=True)
+class Event:
+    """Something that happened to the run after `step` steps: an alarm, or a change by a person."""
+
+    step: int
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
 class LawsInForce:
     """The laws in force: of each domain the last that was accepted, from the fit after `step_K` steps (0: none).
 
@@ -83,23 +92,27 @@ class Supply:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's metrics. Losses are means over an interval's tokens, nan where a domain had none."""
+    """A run's metrics. Losses are means over an interval's tokens, nan where a domain had none. target_K: None where it
+    was not recorded. time_S: seconds since the epoch when the interval was written, nan where not recorded."""
 
     path: Path
     names_K: list[str]
     prior_K: np.ndarray
+    target_K: np.ndarray | None
     config: AdoConfig
     step_S: np.ndarray
     counts_SxK: np.ndarray
     tokens_SxK: np.ndarray
     loss_SxK: np.ndarray
     weights_SxK: np.ndarray
+    time_S: np.ndarray
     supply: Supply
     fits: list[Fit]
     validation_step_V: np.ndarray
     validation_VxK: np.ndarray
     progress: dict[str, np.ndarray]  # step, loss, lr, grad_norm, samples_per_second; each of length P
     gaps: list[Gap]
+    events: list[Event]
 
     @property
     def name(self) -> str:
@@ -148,6 +161,12 @@ class Run:
         newest_K = np.where(seen_SxK.any(0), self.loss_SxK[last_K, np.arange(len(self.names_K))], np.nan)
         return np.where(np.isfinite(mean_K), mean_K, newest_K)
 
+    def tail(self, intervals: int) -> Run:
+        """The same run as if only its last intervals, at least one, had been measured."""
+        first = len(self.step_S) - max(intervals, 1)
+        names = ("step_S", "counts_SxK", "tokens_SxK", "loss_SxK", "weights_SxK", "time_S")
+        return dataclasses.replace(self, **{name: getattr(self, name)[first:] for name in names})
+
     def thinned(self, most: int) -> Run:
         """The same run in at most `most` intervals, neighbours merged: sums summed, losses averaged over tokens."""
         intervals = len(self.step_S)
@@ -161,7 +180,7 @@ class Run:
             loss = np.add.reduceat(loss_sum, starts) / tokens
         return dataclasses.replace(
             self, step_S=self.step_S[last], counts_SxK=np.add.reduceat(self.counts_SxK, starts), tokens_SxK=tokens,
-            loss_SxK=loss, weights_SxK=self.weights_SxK[last],
+            loss_SxK=loss, weights_SxK=self.weights_SxK[last], time_S=self.time_S[last],
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ Legend: K domains, C datasets, S logging intervals.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,12 +15,14 @@ from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
 from ado_megatron.measure.metrics import read_metrics
 from ado_megatron.measure.record import LARGEST, MOST, Record
-from ado_megatron.report.data import Fit, Gap, Run, Supply
+from ado_megatron.report.data import Event, Fit, Gap, Run, Supply
 
 MOST_SAMPLES = 1 << 40  # of a domain in one interval: their sum over a run stays within 64 bits
 MOST_CAP = 2.0**63  # how "no cap" is written
 MOST_OF_LAW = 1e4  # of a law's logarithms and exponent
 PROGRESS = ("step", "loss", "lr", "grad_norm", "samples_per_second")
+EVENTS = ("alarm", "change")
+_ROWS = ("step_S", "counts_SxK", "tokens_SxK", "loss_SxK", "weights_SxK", "time_S")
 
 
 def read_run(path: str | Path) -> Run:
@@ -32,41 +35,91 @@ def read_run(path: str | Path) -> Run:
     if not file.exists():
         raise UserError(f"{run_dir} is no run directory with measurements: there is no {file}")
     header, *records = read_metrics(file)
-    steps = [record for record in records if record["type"] == "step"]
-    if not steps:
+    reader = RunReader(run_dir.resolve(), header)
+    for record in records:
+        reader.add(record)
+    if reader.steps == 0:
         raise UserError(f"{file} has no measured interval yet; wait for --ado-log-interval steps")
-    for before, record in zip(steps, steps[1:], strict=False):
-        if record["step"] <= before["step"]:
-            raise record.bad(f"its step {record['step']} does not come after step {before['step']}")
-    return _run(run_dir.resolve(), header, steps, records)
+    return reader.run()
 
 
-def _run(path: Path, header: Record, steps: list[Record], records: list[Record]) -> Run:
-    names = header.texts("domains")
-    num = len(names)
-    validations = [record for record in records if record["type"] == "validation"]
-    progress = [record for record in records if record["type"] == "progress"]
+class RunReader:
+    """The records of a run, taken one after the other, as a Run at any time.
 
-    def rows(name: str, low: float = -LARGEST, high: float = LARGEST, whole: bool = False) -> np.ndarray:
-        return np.array([record.array(name, num, low=low, high=high, whole=whole) for record in steps])
+    path: the run directory. most: when there are twice as many intervals, neighbours are merged down to this number
+    (None: never).
+    """
 
-    return Run(
-        path=path,
-        names_K=names,
-        prior_K=_weights(header, "prior_K", num),
-        config=_config(header),
-        step_S=np.array([record["step"] for record in steps]),
-        counts_SxK=rows("counts_K", 0, MOST_SAMPLES, whole=True),
-        tokens_SxK=np.nan_to_num(rows("tokens_K", 0, MOST)),
-        loss_SxK=rows("loss_K"),
-        weights_SxK=np.array([_weights(record, "weights_K", num) for record in steps]),
-        supply=_supply(header, steps[-1], num),
-        fits=[_fit(record, num, _config(header).given_transfer) for record in records if record["type"] == "fit"],
-        validation_step_V=np.array([record["step"] for record in validations], dtype=int),
-        validation_VxK=np.array([record.array("loss_K", num) for record in validations]).reshape(-1, num),
-        progress={key: np.array([record.number(key, np.nan) for record in progress]) for key in PROGRESS},
-        gaps=[_gap(record) for record in records if record["type"] == "gap"],
-    )
+    def __init__(self, path: Path, header: Record, most: int | None = None):
+        """UserError, naming file and line, for a header that does not describe a run."""
+        self._path, self._header, self._most = path, header, most
+        self._names = header.texts("domains")
+        self._num = len(self._names)
+        self._prior_K, self._config = _weights(header, "prior_K", self._num), _config(header)
+        self._last: Record | None = None  # the last interval
+        self._rows: dict[str, list[np.ndarray]] = {name: [] for name in _ROWS}
+        self._fits: list[Fit] = []
+        self._validations: list[tuple[int, np.ndarray]] = []
+        self._progress: dict[str, list[float]] = {key: [] for key in PROGRESS}
+        self._gaps: list[Gap] = []
+        self._events: list[Event] = []
+
+    @property
+    def steps(self) -> int:
+        """Logging intervals taken so far."""
+        return len(self._rows["step_S"])
+
+    def add(self, record: Record) -> None:
+        """Take a record; of a kind that is not known, nothing. UserError, and nothing is taken, for a damaged one."""
+        kind, num = record["type"], self._num
+        if kind == "step":
+            self._add_step(record)
+        elif kind == "fit":
+            self._fits.append(_fit(record, num, self._config.given_transfer))
+        elif kind == "validation":
+            self._validations.append((record["step"], record.array("loss_K", num)))
+        elif kind == "progress":
+            values = [record.number(key, np.nan) for key in PROGRESS]
+            for key, value in zip(PROGRESS, values, strict=True):
+                self._progress[key].append(value)
+        elif kind == "gap":
+            self._gaps.append(_gap(record))
+        elif kind in EVENTS:
+            self._events.append(_event(record))
+
+    def _add_step(self, record: Record) -> None:
+        num = self._num
+        if self._last is not None and record["step"] <= self._last["step"]:
+            raise record.bad(f"its step {record['step']} does not come after step {self._last['step']}")
+        row = {
+            "step_S": np.array(record["step"]), "counts_SxK": record.array("counts_K", num, high=MOST_SAMPLES, low=0,
+            whole=True), "tokens_SxK": np.nan_to_num(record.array("tokens_K", num, low=0, high=MOST)),
+            "loss_SxK": record.array("loss_K", num), "weights_SxK": _weights(record, "weights_K", num),
+            "time_S": np.array(record.number("time", np.nan)),
+        }  # fmt: skip
+        for name, value in row.items():
+            self._rows[name].append(value)
+        self._last = record
+
+    def run(self) -> Run:
+        """What was taken so far, at least one interval."""
+        assert self._last is not None, "a run has at least one interval"
+        validations = [loss_K for _, loss_K in self._validations]
+        run = Run(
+            path=self._path, names_K=self._names, prior_K=self._prior_K, config=self._config,
+            target_K=_target(self._header, self._num),
+            **{name: np.array(rows) for name, rows in self._rows.items()},
+            supply=_supply(self._header, self._last, self._num),
+            fits=list(self._fits),
+            validation_step_V=np.array([step for step, _ in self._validations], dtype=int),
+            validation_VxK=np.array(validations).reshape(-1, self._num),
+            progress={key: np.array(values) for key, values in self._progress.items()},
+            gaps=list(self._gaps), events=list(self._events),
+        )  # fmt: skip
+        if self._most is not None and self.steps > 2 * self._most:
+            run = run.thinned(self._most)
+            self._rows = {name: list(getattr(run, name)) for name in _ROWS}
+        return run
 
 
 def _weights(record: Record, name: str, num: int) -> np.ndarray:
@@ -74,6 +127,11 @@ def _weights(record: Record, name: str, num: int) -> np.ndarray:
     if not weights_K.sum() > 0:  # nan, too
         raise record.bad(f"{name} has no weight above zero, or one that is not known")
     return weights_K
+
+
+def _target(header: Record, num: int) -> np.ndarray | None:
+    """τ; None where the run was recorded before its target was."""
+    return None if header.get("target_K") is None else header.array("target_K", num, low=0, high=1)
 
 
 def _config(header: Record) -> AdoConfig:
@@ -157,3 +215,21 @@ def _reasons(record: Record, num: int) -> list[str]:
 
 def _gap(record: Record) -> Gap:
     return Gap(record.integer("from_step"), record["step"], record.integer("records", 1))
+
+
+def _event(record: Record) -> Event:
+    """An alarm says its own text; of a change by a person (steer/), what it was, from which block, and by whom."""
+    if record["type"] == "alarm":
+        return Event(record["step"], "alarm", " ".join(str(record.value("text")).split()))
+    what = record.value("what")
+    if not isinstance(what, dict):
+        raise record.bad("what is no object")
+    words = "; ".join(f"{name} {_words(value)}" for name, value in what.items())
+    return Event(record["step"], "change", f"{words}, from block {record.integer('block')} on, by {record.get('who')}")
+
+
+def _words(value: Any) -> str:
+    """code=0.3 wiki=none of a mapping; other values as they are."""
+    if isinstance(value, dict):
+        return " ".join(f"{name}={'none' if part is None else part}" for name, part in value.items())
+    return str(value)

@@ -5,6 +5,8 @@ Legend: K domains.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ado_megatron.blend.epoch_caps import forecast
@@ -59,12 +61,14 @@ def supply_columns(run: Run) -> list[tuple[str, list[str]]]:
     return table
 
 
+def numbers(values: Iterable[float], form: str) -> list[str]:
+    """A cell for each value, a dash where it is not finite."""
+    return [format(value, form) if np.isfinite(value) else "–" for value in values]
+
+
 def columns(run: Run) -> list[tuple[str, list[str]]]:
     """The table: (heading, one cell a domain) for each column."""
     first_K, last_K, later_K = run.first_loss_K(), run.last_loss_K(), forecast_K(run)
-
-    def numbers(values, form: str) -> list[str]:
-        return [format(value, form) if np.isfinite(value) else "–" for value in values]
 
     table = [
         ("domain", run.names_K),

@@ -82,6 +82,10 @@ class Fit:
         """The process id; 0 when there is no process."""
         return 0 if self._process is None else self._process.pid
 
+    def done(self) -> bool:
+        """True when `result` need not wait."""
+        return self._process is None or self._process.poll() is not None
+
     def result(self, deadline: float) -> FitOutcome:
         """Wait at most `deadline` seconds for the end, collect the laws, and clean up. Call once."""
         asked = time.monotonic()

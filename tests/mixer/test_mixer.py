@@ -145,7 +145,7 @@ def test_metrics_hold_what_was_drawn_and_measured(tmp_path):
 
 
 def without_times(path):
-    times = ("seconds", "wait_seconds")
+    times = ("seconds", "wait_seconds", "time")
     return [{k: v for k, v in r.items() if k not in times} for r in read_metrics(path / "ado" / "metrics.jsonl")]
 
 
