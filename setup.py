@@ -31,9 +31,10 @@ setup(
         # 0.81 of the right one); 0.16.9 and 0.17.6 report a gradient norm too high by the accumulation steps. 0.19.4,
         # 0.19.7 and 0.19.8 were measured right. The pin moves only with the test of PP2 against one process.
         "deepspeed==0.19.8",
-        # The last release that runs on Python 3.10 and 3.11 (0.17 and later need 3.12); trainer/ is written against
-        # its dataset and layer interfaces.
-        "megatron-core==0.16.1",
+        # trainer/ is written against its dataset and layer interfaces. 0.16.1 is the last release that runs on Python
+        # 3.10 and 3.11; 0.17 and later need 3.12. tests/matrix.sh tries each Python with the newest that it allows.
+        "megatron-core==0.16.1; python_version < '3.12'",
+        "megatron-core>=0.16.1,<0.20; python_version >= '3.12'",
         # NVIDIA's apex is never required: the `apex` of the public package index is an unrelated web toolkit.
         # `ado-megatron doctor` tells them apart.
         "sentencepiece>=0.2.0,<0.3",

@@ -31,7 +31,8 @@ DEEPSPEED_WRONG = {
     "0.19.0": "trains two pipeline stages silently wrong (gradient norm 0.45 to 0.81 of the right one)",
 }
 TORCH = ((2, 11), (2, 14))  # tried: at least, below
-MEGATRON_CORE = "0.16.1"
+MEGATRON_CORE = "0.16.1"  # the last for Python 3.10 and 3.11; from 3.12 on everything up to below the next was tried
+MEGATRON_CORE_BELOW = "0.20"
 NEEDED = ("numpy", "scipy", "sentencepiece", "tqdm", "rich", "jinja2")
 OPTIONAL = {
     "matplotlib": "the pictures of `report`",
@@ -136,8 +137,10 @@ def examine_core(facts: Facts) -> Iterator[Finding]:
     if not version:
         yield Finding(BAD, "megatron-core", f"missing; pip install megatron-core=={MEGATRON_CORE}")
         return
-    tried = version == MEGATRON_CORE
-    yield Finding(OK if tried else NOTE, "megatron-core", version + ("" if tried else f"; tried with {MEGATRON_CORE}"))
+    newer = facts.python >= (3, 12) and release(MEGATRON_CORE) < release(version) < release(MEGATRON_CORE_BELOW)
+    bounds = f"{MEGATRON_CORE}, from Python 3.12 on up to below {MEGATRON_CORE_BELOW}"
+    tried = newer or version == MEGATRON_CORE
+    yield Finding(OK if tried else NOTE, "megatron-core", version + ("" if tried else f"; tried with {bounds}"))
     if facts.core_helpers:
         yield Finding(OK, "index helpers", "compiled")
     elif facts.compiler:

@@ -61,11 +61,28 @@ def test_deepspeed_versions_known_to_train_pipelines_wrongly(version, level, wor
     assert found.level == level and words in found.text
 
 
+@pytest.mark.parametrize(
+    ("python", "version", "level"),
+    [
+        ((3, 11), "0.16.1", OK),
+        ((3, 11), "0.19.2", NOTE),
+        ((3, 12), "0.16.1", OK),
+        ((3, 12), "0.16.0", NOTE),
+        ((3, 13), "0.19.2", OK),
+        ((3, 13), "0.20.0", NOTE),
+    ],
+)
+def test_megatron_core_is_judged_by_the_python_that_it_runs_on(python, version, level):
+    assert finding("megatron-core", python=python, versions={"megatron-core": version}).level == level
+
+
 def test_the_pins_are_those_of_the_package():
     pins = Path(__file__).parent.parent.joinpath("setup.py").read_text()
     least, below = doctor.TORCH
     assert f'"torch>={least[0]}.{least[1]},<{below[0]}.{below[1]}"' in pins
-    assert f'"megatron-core=={doctor.MEGATRON_CORE}"' in pins
+    assert f"\"megatron-core=={doctor.MEGATRON_CORE}; python_version < '3.12'\"" in pins
+    below = doctor.MEGATRON_CORE_BELOW
+    assert f"\"megatron-core>={doctor.MEGATRON_CORE},<{below}; python_version >= '3.12'\"" in pins
     pinned = re.search(r'"deepspeed==([\d.]+)"', pins).group(1)
     assert pinned in doctor.DEEPSPEED_RIGHT
     assert finding("deepspeed", versions={"deepspeed": None}).text.endswith(f"deepspeed=={pinned}")

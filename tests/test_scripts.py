@@ -1,6 +1,11 @@
-"""The set-up under launch/demo.sh and tests/run.sh, on a made-up Python that only writes down what is asked of it."""
+"""The set-up under launch/demo.sh and tests/run.sh, on a made-up Python that only writes down what is asked of it, and
+the table of tests/matrix.sh."""
 import os
+import platform
+import shutil
 import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -79,3 +84,35 @@ def test_demo_refuses_what_it_does_not_know(set_up, tmp_path):
     done = subprocess.run(line, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr == "error: demo.sh takes --fresh or nothing, not --fast\n"
     assert not (tmp_path / "demo").exists()
+
+
+# ---------------------------------------------------------------- tests/matrix.sh
+
+
+def matrix(tmp_path, run_sh, *programs):
+    """tests/matrix.sh in a clone whose tests/run.sh is `run_sh`; environments are links to this interpreter's."""
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "matrix.sh", tmp_path / "tests")
+    (tmp_path / "tests" / "run.sh").write_text(f'mkdir -p "$ADO_VENV"; ln -s {sys.prefix}/bin "$ADO_VENV"\n{run_sh}\n')
+    line = ["bash", str(tmp_path / "tests" / "matrix.sh"), *programs]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("run_sh", "code", "cell"),
+    [
+        ("echo 12 passed, 1 skipped in 3.10s", 0, "12 passed, 1 skipped in 3.10s"),
+        ("echo '===== 1 failed, 11 passed in 2.00s ====='; exit 1", 1, "1 failed, 11 passed in 2.00s"),
+        ("echo no room left; exit 3", 1, "exit code 3"),
+    ],
+)
+def test_the_matrix_prints_a_row_for_a_python_and_fails_where_its_tests_do(tmp_path, run_sh, code, cell):
+    done = matrix(tmp_path, run_sh, sys.executable)
+    assert done.returncode == code, done.stderr
+    row = done.stdout.splitlines()[-1].split(" | ")
+    assert row[0] == f"| {platform.python_version()}" and row[1] == version("torch") and row[-1] == f"{cell} |"
+
+
+def test_the_matrix_refuses_what_is_no_python(tmp_path):
+    done = matrix(tmp_path, "", "/no/such/python")
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr == "error: /no/such/python is no Python that runs\n"

@@ -17,6 +17,7 @@ import torch
 from ado_megatron.measure.meter import DomainMeter
 from ado_megatron.mixer.world import World
 from ado_megatron.stream.sample_key import pack_key
+from tests.kit import core
 from tests.kit.ranks import run_ranks
 
 SEQ, VOCAB, MICRO, GLOBAL, STEPS, LAYERS = 32, 64, 2, 8, 2, 4
@@ -91,15 +92,13 @@ def sample(i):
 
 def batches(step, dp, dp_rank):
     """Micro-batches of this data rank, as dicts cut for this context rank."""
-    from megatron.core.utils import get_batch_on_this_cp_rank
-
     mine = [i for i in range(step * GLOBAL, (step + 1) * GLOBAL) if i // MICRO % dp == dp_rank]
     for first in range(0, len(mine), MICRO):
         tokens, mask, domain = zip(*map(sample, mine[first : first + MICRO]), strict=True)
         tokens = torch.stack(tokens)
         cut = {"tokens": tokens[:, :-1], "labels": tokens[:, 1:], "loss_mask": torch.stack(mask)}
         cut["position_ids"] = torch.arange(SEQ).expand(len(tokens), SEQ)
-        cut = get_batch_on_this_cp_rank({name: value.contiguous() for name, value in cut.items()})
+        cut = core.cut_for_context_rank({name: value.contiguous() for name, value in cut.items()})
         keys = [pack_key(i, d) for i, d in zip(mine[first : first + MICRO], domain, strict=True)]
         yield cut | {"key": torch.tensor(keys)}
 

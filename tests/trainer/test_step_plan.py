@@ -7,21 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ado_megatron.trainer.step_plan import StepPlan
+from tests.kit import core
 from tests.trainer.test_options import options
 
 
 @pytest.mark.parametrize("ramp, total", [((8, 8, 200), 32), ((16, 16, 1), 32), ((4, 4, 1000), 40), ((32, 8, 50), 32)])
 def test_the_ramp_is_megatrons(ramp, total):
-    from megatron.core.num_microbatches_calculator import (
-        ConstantNumMicroBatchesCalculator,
-        RampupBatchsizeNumMicroBatchesCalculator,
-    )
-
     plan = StepPlan(options(rampup_batch_size=ramp, global_batch=total, micro_batch=1))
-    if ramp[0] == total:
-        theirs = ConstantNumMicroBatchesCalculator(total, 1, 1, False, 1)
-    else:
-        theirs = RampupBatchsizeNumMicroBatchesCalculator(total, 1, 1, False, 1, *ramp)
+    theirs = core.batch_ramp(total, *ramp)
     consumed = 0
     for step in range(120):
         theirs.update(consumed, False)
