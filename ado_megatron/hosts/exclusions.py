@@ -6,11 +6,8 @@ from typing import Any
 
 Exclusion = tuple[bool, str]  # (it is so, the sentence)
 
-# options of Megatron-LM under which a row of a batch is no sample of the dataset any more
-PACKING = (
-    "sequence_packing", "sequence_packing_scheduler", "use_packed_sequence", "dynamic_context_parallel",
-    "rl_use_sequence_packing",
-)  # fmt: skip
+# options of Megatron-LM (core's data_schedule.py, arguments.py) under which a row of a batch is no sample any more
+PACKING = ("sequence_packing_scheduler", "rl_use_sequence_packing")
 
 
 def megatron_lm(args: Any) -> list[Exclusion]:
@@ -31,6 +28,8 @@ def megatron_lm(args: Any) -> list[Exclusion]:
          "and a loss does not tell its domain then; leave it out"),
         (on("dataloader_fast_cache_load"), "--dataloader-fast-cache-load reads the index files of the framework's own "
          "blend, and an adaptive blend has others; leave it out"),
+        (on("dataloader_defer_npy_index_mmap"), "--dataloader-defer-npy-index-mmap reads index files that an earlier "
+         "job has made, and an adaptive blend asks for others; leave it out"),
         (on("logits_load_dir"), "--logits-load-dir holds a teacher's answers in the order of another run's samples; "
          "an adaptive blend has its own, so leave it out"),
         (on("sft"), "--sft packs samples of several domains into one sequence; leave it out"),
