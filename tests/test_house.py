@@ -15,7 +15,7 @@ FLOORS = [
     ["cli", "run"],
     ["hosts", "trainer", "watch", "report", "replay", "simulate", "prepare", "doctor", "audit"],
     ["mixer"],
-    ["steer"],
+    ["steer", "alarms"],
     ["config", "measure"],
     ["stream", "policy", "scaling_law", "blend"],
     ["profiles"],

@@ -21,6 +21,7 @@ from ado_megatron.config import AdoConfig
 from ado_megatron.errors import SidecarError
 from ado_megatron.files import atomic_write
 from ado_megatron.mixer import refit_process
+from ado_megatron.mixer.alarm_desk import AlarmDesk
 from ado_megatron.mixer.planner import Planner
 from ado_megatron.mixer.recorder import Recorder
 from ado_megatron.mixer.refit_process import request
@@ -51,6 +52,7 @@ class RankZero:
         self.num_blocks = schedule.num_blocks
         self.planner = Planner(config, domains, schedule.block_size, caps_C, schedule.num_blocks)
         self.recorder = Recorder(run / "metrics.jsonl", config, domains, self.planner, schedule)
+        self._alarms = AlarmDesk(self.planner, schedule, self.recorder, log)
         self._transfer_K = transfers(config, domains)
         self._planned: dict[str, np.ndarray] | None = None  # rows to come, as a fit's process has planned them
         self._fits: dict[int, tuple[dict[str, np.ndarray], Fit]] = {}  # block → the history that is fitted, its fit
@@ -89,8 +91,9 @@ class RankZero:
 
         step: steps done now. applies_at: the first block under the laws. deadline: seconds that the fit may still take.
         """
-        _, fit = self._fits.pop(refit.block, (None, None))
+        history, fit = self._fits.pop(refit.block, ({}, None))
         if fit is None:
+            self._alarms.look(refit.step, refit.block, self.recorder.history.cut(refit.step), None, None)
             return
         outcome = fit.result(deadline)
         if outcome.laws is None:
@@ -99,6 +102,8 @@ class RankZero:
             self.planner.laws = outcome.laws.merged(self.planner.laws)
             self._planned = outcome.more
         self.recorder.write_fit(step, refit.step, applies_at, outcome)
+        failure = outcome.reason if outcome.laws is None else None
+        self._alarms.look(refit.step, refit.block, history, outcome.laws, failure)
         if outcome.waited > 1.0:
             self._log(f"ado: the training waited {outcome.waited:.1f} s for the fit of block {refit.block}")
 

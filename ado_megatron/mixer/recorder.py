@@ -34,6 +34,7 @@ class Recorder:
             "num_blocks": schedule.num_blocks, "config": config.to_dict(),
         }  # fmt: skip
         self.metrics = MetricsWriter(path, header)
+        self._measured = np.zeros(len(domains.names_K), np.int64), np.zeros(len(domains.names_K))
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Go on from a saved history; one of another form (bins, steps) cannot be continued and starts afresh."""
@@ -46,6 +47,7 @@ class Recorder:
         step_T, before_T, after_T = np.array(steps, dtype=np.int64).T
         n_TxK = self._n_TxK(after_T)
         samples_TxK = n_TxK - self._n_TxK(before_T)
+        self._measured = self._measured[0] + samples_TxK.sum(0), self._measured[1] + sums_TxKx2[:, :, 1].sum(0)
         self.history.extend(step_T, n_TxK, sums_TxKx2[:, :, 0], sums_TxKx2[:, :, 1])
         for t, (step, _, after) in enumerate(steps):
             self._write_steps(step + 1, after, self._groups.add(step, samples_TxK[t], sums_TxKx2[t]))
@@ -55,6 +57,10 @@ class Recorder:
     def _n_TxK(self, consumed_T: np.ndarray) -> np.ndarray:
         """Samples of each domain among the first `consumed` of the stream, int64."""
         return self._domains.by_domain_many(self._schedule.cumulative_many(consumed_T))
+
+    def measured(self) -> tuple[np.ndarray, np.ndarray]:
+        """Samples and tokens of each domain that this process has recorded: samples_K (int64), tokens_K."""
+        return self._measured
 
     def flush(self, step: int, consumed_samples: int) -> None:
         """Write the steps of an unfinished logging interval (before a checkpoint, at the end)."""

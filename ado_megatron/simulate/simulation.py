@@ -14,13 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ado_megatron.alarms import Alarm, Alarms, Refit
+from ado_megatron.alarms.supply import Supply
 from ado_megatron.blend.domains import Domains
 from ado_megatron.blend.epoch_caps import caps_from_config, check_supply
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
 from ado_megatron.mixer.loader import LoaderSettings
 from ado_megatron.mixer.planner import Planner
-from ado_megatron.mixer.refit_schedule import RefitSchedule, fit_lag_of, lookahead_of
+from ado_megatron.mixer.refit_schedule import PendingRefit, RefitSchedule, fit_lag_of, lookahead_of
 from ado_megatron.policy import PolicyContext, resolve_target
 from ado_megatron.scaling_law import Laws, LossHistory
 from ado_megatron.scaling_law import transfer_option as transfer
@@ -43,6 +45,7 @@ class Simulation:
     transfer_K: np.ndarray  # s of these laws; NaN where it was to be estimated and no law was fitted
     target_K: np.ndarray  # τ
     notes: tuple[str, ...] = ()  # what the policy had to say, in order
+    alarms: tuple[Alarm, ...] = ()  # that a run would have raised, in order
 
 
 def simulate(
@@ -80,7 +83,7 @@ def simulate(
     weighed = run.target_K > 0
     return Simulation(
         weights_SxK, counts_K, final_loss_K, float(run.target_K[weighed] @ final_loss_K[weighed]), laws,
-        run.transfer_K(), run.target_K, tuple(run.planner.take_notes()),
+        run.transfer_K(), run.target_K, tuple(run.planner.take_notes()), tuple(run.alarms),
     )  # fmt: skip
 
 
@@ -107,6 +110,8 @@ class _Run:
         self._given_K = transfer.parse_transfer(config.transfer_text, names_K)
         self.history = LossHistory(len(names_K), config)
         self._fits: dict[int, Laws] = {}  # block of the snapshot → laws that are not yet in force
+        self.alarms: list[Alarm] = []
+        self._watch, self._block_size = Alarms(names_K), block_size
         self._done = self._planned = 0  # blocks
         self.drawn_K = np.zeros(len(names_K), np.int64)
 
@@ -124,14 +129,25 @@ class _Run:
             self._done += 1
             while self.refits.next_snapshot < self._done:
                 refit = self.refits.take(self._done)
+                rows, laws = self.history.cut(self._done), None
                 if self.config.refit_at(refit.block):
-                    self._fits[refit.block] = fit_history(self.history.cut(self._done), self.config, self._given_K)
+                    self._fits[refit.block] = laws = fit_history(rows, self.config, self._given_K)
+                self.alarms += self._watch.at_refit(self._as_refit(refit, n_K, rows, laws))
             while (due := self.refits.pop_due(self._done)) is not None:
                 laws = self._fits.pop(due.block, None)
                 if laws is not None:
                     self.planner.laws = laws.merged(self.planner.laws)
         self.drawn_K = n_SxK[-1]
         self.planner.forget_before(self._done - 1)
+
+    def _as_refit(
+        self, refit: PendingRefit, n_K: np.ndarray, rows: dict[str, np.ndarray], laws: Laws | None
+    ) -> Refit:
+        """What the alarms look at; every sample is measured, with one token."""
+        left = (self._steps - self._done) * self._block_size
+        weights_K = self.planner.weights_K(refit.block)
+        supply = Supply(weights_K, self.domains.lengths_C, n_K, self.planner.caps_C, left, self._block_size)
+        return Refit(refit.step, rows, laws, None, supply, n_K, n_K.astype(np.float64))
 
     def transfer_K(self) -> np.ndarray:
         """s of the laws in force."""

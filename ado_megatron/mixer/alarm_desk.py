@@ -1,0 +1,58 @@
+"""Rank zero looks for alarms at each refit, logs them and writes them in metrics.jsonl.
+
+Legend: K domains, C datasets.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ado_megatron.alarms import Alarms, Refit
+from ado_megatron.alarms.supply import Supply
+from ado_megatron.blend.epoch_caps import with_share
+from ado_megatron.files import BestEffort
+from ado_megatron.mixer.planner import Planner
+from ado_megatron.mixer.recorder import Recorder
+from ado_megatron.scaling_law.laws import Laws
+from ado_megatron.stream.schedule import Schedule
+
+
+class AlarmDesk:
+    """Milliseconds a refit, no collective; what goes wrong here is logged and stops nothing."""
+
+    def __init__(self, planner: Planner, schedule: Schedule, recorder: Recorder, log: Callable[[str], None]):
+        self._planner, self._schedule, self._recorder, self._log = planner, schedule, recorder, log
+        self._alarms = Alarms(planner.domains.names_K)
+        self._effort = BestEffort("alarms", errors=(Exception,))
+
+    def look(
+        self, step: int, block: int, rows: Mapping[str, np.ndarray], laws: Laws | None, failure: str | None
+    ) -> None:
+        """After a refit. step: up to which `rows` of the history go; block: the last one that was done then. laws: as
+        fitted; None where none were, or where the fit failed, and `failure` says why."""
+        self._effort.attempt(functools.partial(self._look, step, block, rows, laws, failure))
+
+    def _look(
+        self, step: int, block: int, rows: Mapping[str, np.ndarray], laws: Laws | None, failure: str | None
+    ) -> None:
+        samples_K, tokens_K = self._recorder.measured()
+        refit = Refit(step, rows, laws, failure, self._supply(block), samples_K, tokens_K)
+        for alarm in self._alarms.at_refit(refit):
+            self._log(f"ado: alarm, step {step}: {alarm.text}")
+            self._recorder.metrics.write("alarm", step, **alarm.to_record())
+
+    def _supply(self, block: int) -> Supply:
+        domains, size, caps_C = self._planner.domains, self._planner.block_size, self._planner.caps_C
+        drawn_C = self._schedule.cumulative((block + 1) * size)
+
+        def by_domain(value_C: np.ndarray) -> np.ndarray:
+            return with_share(domains.domain_of_C, domains.share_C, value_C)
+
+        left = (self._schedule.num_blocks - block - 1) * size
+        return Supply(
+            self._planner.weights_K(block), by_domain(domains.lengths_C), by_domain(drawn_C),
+            None if caps_C is None else by_domain(caps_C), left, size,
+        )  # fmt: skip
