@@ -10,6 +10,7 @@ import os
 import struct
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 from ado_megatron.errors import UserError
 
 SAMPLES, SAMPLE_BYTES = 8, 2048  # blocks of a .bin that stand for its content
+_READERS = 16  # threads: on a shared file system most of a small read is waiting
 _MAGIC = b"MMIDIDX\x00\x00"
 _DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.float64, 7: np.float32, 8: np.uint16}
 
@@ -103,7 +105,34 @@ def sampled_content(path: str | os.PathLike) -> int:
     return int.from_bytes(digest.digest(), "little") >> 1
 
 
-def check_distinct(prefixes: Sequence[Prefix], source: str) -> None:
+@dataclass(frozen=True)
+class BinFile:
+    """What can be said of a `.bin` without its index. path: the prefix; content and file: as of Prefix."""
+
+    path: str
+    content: int
+    file: tuple[int, int]
+
+
+def look_at(prefixes: Sequence[str]) -> list[BinFile | None]:
+    """The `.bin` of each prefix; None for one that is no file here, such as one in an object store. UserError for one
+    that cannot be read."""
+
+    def one(prefix: str) -> BinFile | None:
+        path = Path(prefix + ".bin")
+        try:
+            stat = path.stat()
+            return BinFile(prefix, sampled_content(path), (stat.st_dev, stat.st_ino))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+    with ThreadPoolExecutor(_READERS) as threads:
+        return list(threads.map(one, prefixes))
+
+
+def check_distinct(prefixes: Sequence[Prefix | BinFile], source: str) -> None:
     """UserError if two prefixes are one file by different paths (a link, `./`, an absolute path): the domain would
     count twice."""
     seen: dict[tuple[int, int], str] = {}

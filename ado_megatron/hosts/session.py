@@ -22,13 +22,14 @@ import numpy as np
 import torch
 
 from ado_megatron.blend.domains import Domains
+from ado_megatron.blend.indexed_files import check_distinct, look_at
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
 from ado_megatron.hosts import takeover
 from ado_megatron.hosts.console import by_name, say
 from ado_megatron.hosts.evaluation import Validation
 from ado_megatron.hosts.run_facts import RunFacts
-from ado_megatron.hosts.takeover import ADAPTIVE, NEW, SHADOW, StockBlend, sidecar_path
+from ado_megatron.hosts.takeover import ADAPTIVE, NEW, SHADOW, BlendFacts, StockBlend, sidecar_path
 from ado_megatron.hosts.train_sets import KEY, SAMPLE, AdaptiveTrainSet, ShadowTrainSet
 from ado_megatron.measure.board_names import by_domain
 from ado_megatron.measure.boards import Boards
@@ -142,14 +143,16 @@ class Session:
         config = self.config
         if config.shadow:  # a framework's own blend knows no caps, and the rows that ours would lay out are not read
             config = dataclasses.replace(config, max_epochs=None)
-        lengths_C = np.asarray(blend.lengths, dtype=np.int64)
         try:
-            domains = world.run_on_rank_zero(lambda: Domains.build(blend.prefixes, blend.weights, lengths_C, config))
+            domains = world.run_on_rank_zero(lambda: _domains(blend, config))
             mixer = Mixer(
                 config, domains, total_samples=facts.total_samples, block_size=facts.block_size, world=world,
                 run_dir=facts.save or facts.tensorboard or ".", pass_C=blend.passes, in_order=True,
                 origin=blend.origin, log=say,
-                loader=LoaderSettings(facts.num_workers, PREFETCH_FACTOR, facts.micro_batch, facts.dp),
+                loader=LoaderSettings(
+                    facts.num_workers, PREFETCH_FACTOR, facts.micro_batch, facts.dp,
+                    sample_bytes=self._sample_bytes() if facts.num_workers else 0,
+                ),
             )  # fmt: skip
             self._start(mixer, world, facts)
         except UserError as error:
@@ -157,6 +160,10 @@ class Session:
             return
         self.mixer, self._contributes, self._step = mixer, facts.contributes, facts.iteration
         say(f"{'measuring the stock blend of' if self.config.shadow else 'mixing'} {len(domains.names_K)} domains")
+
+    def _sample_bytes(self) -> int:
+        """What a sample of this rank's train set takes when a worker hands it over; 0 where this rank reads none."""
+        return self._train_sets[0].sample_bytes() if self._train_sets else 0
 
     def _start(self, mixer: Mixer, world: World, facts: RunFacts) -> None:
         """Start the mixer where the checkpoint stands. UserError on every rank if that cannot be."""
@@ -265,3 +272,11 @@ class Session:
         if self.mixer is not None:
             self.mixer.close()
             self.mixer = None
+
+
+def _domains(blend: BlendFacts, config: AdoConfig) -> Domains:
+    """The domains of the framework's train blend, with what their files say. Reads a few blocks of each. UserError."""
+    files = look_at(blend.prefixes)
+    check_distinct([file for file in files if file is not None], "the train blend")
+    content_C = [0 if file is None else file.content for file in files]
+    return Domains.build(blend.prefixes, blend.weights, blend.lengths, config, content_C=content_C)

@@ -19,6 +19,12 @@ from ado_megatron.stream.sample_key import pack_key
 from ado_megatron.stream.schedule import Schedule
 
 KEY, SAMPLE = "ado_key", "ado_sample"
+_KEY_BYTES = 3 * 8  # of a sample: the column, KEY and SAMPLE
+
+
+def _bytes_of(item: dict[str, Any]) -> int:
+    """What a sample of a framework takes in a batch, with our keys."""
+    return _KEY_BYTES + sum(torch.as_tensor(value).nbytes for value in item.values())
 
 
 class AdaptiveTrainSet(torch.utils.data.Dataset):
@@ -41,6 +47,10 @@ class AdaptiveTrainSet(torch.utils.data.Dataset):
         self._samples = AdaptiveBlend(
             self._datasets, schedule, host_key=self._host_key, domain_of_C=domains.domain_of_C
         )
+
+    def sample_bytes(self) -> int:
+        """Bytes of a sample in a batch. Reads one."""
+        return _bytes_of(self._datasets[0][0])
 
     def __len__(self) -> int:
         return self._size
@@ -66,6 +76,10 @@ class ShadowTrainSet(torch.utils.data.Dataset):
         """The dataset of every sample of the run."""
         self._stock[0]  # some frameworks map it at the first read
         return self._stock.dataset_index
+
+    def sample_bytes(self) -> int:
+        """Bytes of a sample in a batch. Reads one."""
+        return _bytes_of(self._stock[0])
 
     def bind(self, schedule: Schedule, domains: Domains) -> None:
         """Nothing of the table is read here."""

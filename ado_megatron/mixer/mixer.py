@@ -116,7 +116,7 @@ class Mixer:
         """
         self.world.require_same(self._facts())
         self._step, self._consumed = step, consumed_samples
-        self.world.require_success(lambda: check_shared_memory(self.loader, self.world.ranks_on_node))
+        check_shared_memory(self.loader, self.world)
         self.world.run_on_rank_zero(self._take_directory)
         state = self.world.run_on_rank_zero(lambda: self._go_on(start_C))
         if state is not None:

@@ -10,7 +10,7 @@ Legend: K domains, C datasets, S rows.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ def pack(
     meta = meta | {
         "domains": domains.fingerprint(), "config": config.to_dict(), "names_K": list(domains.names_K),
         "prefixes_C": list(domains.prefixes_C), "lengths_C": domains.lengths_C.tolist(),
+        "content_C": None if domains.content_C is None else domains.content_C.tolist(),
         "schedule": {name: value for name, value in schedule.items() if name not in schedule_arrays},
         "cycles": [(block, step, fitted is not None) for block, step, fitted in cycles],
     }  # fmt: skip
@@ -74,7 +75,7 @@ class Saved:
         # A state that was saved before the content of the data was known is compared without it.
         self.same_data = meta["domains"] in (domains.fingerprint(), domains.fingerprint(content=False))
         if not self.same_data:
-            refused.append(f"the data {_data(meta['prefixes_C'], meta['lengths_C'], domains)}")
+            refused.append(f"the data {_data(meta, domains)}")
         if refused and not config.accept_changes:
             raise SidecarError(
                 f"the sidecar {path} was written with {'; '.join(refused)}; resume with the same, or say "
@@ -156,14 +157,23 @@ def _as_before(config: AdoConfig, saved: dict[str, Any]) -> AdoConfig:
     return dataclasses.replace(config, **new)
 
 
-def _data(prefixes: Sequence[str], lengths: Sequence[int], domains: Domains) -> str:
-    """The first difference between two blends, in words."""
-    saved = dict(zip(prefixes, lengths, strict=True))
+def _data(meta: dict[str, Any], domains: Domains) -> str:
+    """The first difference between the saved blend and this one, in words."""
+    prefixes = meta["prefixes_C"]
+    lengths = dict(zip(prefixes, meta["lengths_C"], strict=True))
     ours = dict(zip(domains.prefixes_C, domains.lengths_C.tolist(), strict=True))
-    for prefix, length in saved.items():
+    for prefix, length in lengths.items():
         if prefix not in ours:
             return f"{prefix}, which is not in this blend"
         if ours[prefix] != length:
             return f"{prefix} of {length} samples, now {ours[prefix]}"
-    extra = next((prefix for prefix in ours if prefix not in saved), None)
-    return f"without {extra}" if extra else "of other contents, or grouped in another way"
+    extra = next((prefix for prefix in ours if prefix not in lengths), None)
+    if extra is not None:
+        return f"without {extra}"
+    content = meta.get("content_C")  # a state that was saved before it was known has none
+    if content is not None and domains.content_C is not None:
+        known = dict(zip(domains.prefixes_C, domains.content_C.tolist(), strict=True))
+        other = next((prefix for prefix, value in zip(prefixes, content, strict=True) if known[prefix] != value), None)
+        if other is not None:
+            return f"{other} of other contents"
+    return "of other contents, or grouped in another way"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -140,12 +139,6 @@ class World:
             return group._get_backend(self.device).options._timeout.total_seconds()
         except (AttributeError, RuntimeError, ValueError):
             return None
-
-    @property
-    def ranks_on_node(self) -> int:
-        """Ranks of this node, as launchers say it in LOCAL_WORLD_SIZE; 1 where they do not."""
-        text = os.environ.get("LOCAL_WORLD_SIZE", "")
-        return int(text) if text.isdigit() and int(text) > 0 else 1
 
     def gather_int64(self, value: int) -> list[int]:
         """Every rank's 64-bit integer, in rank order, on every rank."""

@@ -95,7 +95,7 @@ class Trainer:
             world=self.world, run_dir=self.run, log=self.say,
             loader=LoaderSettings(
                 options.num_workers, PREFETCH_FACTOR, options.micro_batch, self.place.dp, self.place.dp_rank,
-                sample_bytes=SAMPLE_BYTES * options.seq_length,
+                sample_bytes=SAMPLE_BYTES * options.seq_length if self.place.reads else 0,
             ),
         )  # fmt: skip
         self.loss.on_train = self._measure

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ado_megatron.blend import indexed_files
-from ado_megatron.blend.indexed_files import check_distinct, parse_blend, read_prefix, sampled_content
+from ado_megatron.blend.indexed_files import check_distinct, look_at, parse_blend, read_prefix, sampled_content
 from ado_megatron.errors import UserError
 from tests.kit.training import write_prefix
 
@@ -61,3 +61,16 @@ def test_one_file_by_two_names_is_refused(tmp_path):
     check_distinct([a, b], "x")
     with pytest.raises(UserError, match="x names one domain twice: .*a.bin and .*/./a.bin are the same file"):
         check_distinct([a, b, read_prefix(f"{tmp_path}/./a")], "x")
+
+
+def test_of_many_prefixes_the_content_is_known_without_their_indices(tmp_path):
+    paths = [write_prefix(tmp_path / name, [np.arange(n)]) for n, name in enumerate("abc", 3)]
+    (tmp_path / "b.idx").unlink()
+    found = look_at([*paths, "s3://bucket/d", f"{tmp_path}/a.bin/e"])
+    assert [one and one.path for one in found] == [*paths, None, None]
+    assert [one.content for one in found[:3]] == [sampled_content(path + ".bin") for path in paths]
+    with pytest.raises(UserError, match="names one domain twice"):
+        check_distinct(look_at([paths[0], f"{tmp_path}/./a"]), "x")
+    (tmp_path / "d.bin").mkdir()
+    with pytest.raises(UserError, match="d.bin cannot be read: Is a directory"):
+        look_at([f"{tmp_path}/d"])

@@ -35,10 +35,11 @@ def run(tmp_path):
             contributes=True, device="cpu", layout={},
         )  # fmt: skip
         session = Session(AdoConfig(policy="static", **changes.pop("config", {})))
+        prefixes = changes.pop("prefixes", ["a/wiki", "a/code"])
         for name, value in changes.items():
             setattr(session, name, value)
         session.resume(facts)
-        session.train_set([range(50), range(50)], [0.5, 0.5], ["a/wiki", "a/code"], 80, "dataset_id")
+        session.train_set([range(50), range(50)], [0.5, 0.5], prefixes, 80, "dataset_id")
         session.open(facts)
         session.begin()
         session.end(consumed + 8, skipped=True)
@@ -86,3 +87,35 @@ def test_an_error_on_rank_zero_ends_every_rank_with_one_sentence_and_code_two(tm
 
 def test_no_sidecar_no_token():
     assert Session(AdoConfig()).save("somewhere", 1, 8) is None
+
+
+# ---------------------------------------------------------------- what the data is
+
+
+@pytest.fixture
+def prefixes(tmp_path):
+    for name in ("wiki", "code"):
+        (tmp_path / f"{name}.bin").write_bytes(name.encode() * 50_000)
+    return [str(tmp_path / "wiki"), str(tmp_path / "code")]
+
+
+def test_a_bin_of_the_same_size_with_other_content_is_refused_on_a_resume(run, prefixes, tmp_path):
+    run(0, prefixes=prefixes)
+    (tmp_path / "code.bin").write_bytes(b"doce" * 50_000)
+    with pytest.raises(UserError, match="state_1.ado was written with the data .*/code of other contents; resume with"):
+        run(8, prefixes=prefixes)
+    assert run(8, prefixes=prefixes, config={"accept_changes": True})
+
+
+def test_data_that_has_moved_goes_on(run, prefixes, tmp_path):
+    run(0, prefixes=prefixes)
+    (tmp_path / "elsewhere").mkdir()
+    for prefix in prefixes:
+        (tmp_path / f"{prefix}.bin").rename(tmp_path / "elsewhere" / f"{prefix.rpartition('/')[2]}.bin")
+    assert run(8, prefixes=[f"{tmp_path}/elsewhere/{prefix.rpartition('/')[2]}" for prefix in prefixes])
+
+
+def test_one_file_by_two_paths_is_refused(run, prefixes, tmp_path):
+    (tmp_path / "link.bin").symlink_to(tmp_path / "wiki.bin")
+    with pytest.raises(UserError, match="the train blend names one domain twice: .*wiki.bin and .*link.bin"):
+        run(0, prefixes=[*prefixes[:1], str(tmp_path / "link")])

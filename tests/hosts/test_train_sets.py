@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from ado_megatron.hosts.train_sets import KEY, SAMPLE, AdaptiveTrainSet, ShadowTrainSet
 from ado_megatron.stream.sample_key import unpack_key
@@ -64,3 +65,13 @@ def test_a_shadow_set_is_the_frameworks_with_keys():
     assert shadow.dataset_index.tolist() == [0, 1, 1, 0]
     assert [unpack_key(np.asarray(shadow[i][KEY]))[1] for i in range(4)] == [0, 1, 1, 0]
     assert [int(shadow[i][SAMPLE]) for i in range(4)] == [0, 0, 1, 1]
+
+
+def test_a_sample_counts_all_of_its_bytes_and_our_three_numbers(tmp_path):
+    class Tokens(Domain):
+        def __getitem__(self, s):
+            return {"tokens": torch.zeros(8, dtype=torch.int64), "mask": np.ones((2, 8), dtype=np.float32), "n": 1}
+
+    datasets = [Tokens(name, 5) for name in "ab"]
+    adaptive = AdaptiveTrainSet(datasets, (1, 1), ("d/a", "d/b"), 10, "dataset_id")
+    assert adaptive.sample_bytes() == 8 * 8 + 2 * 8 * 4 + 8 + 3 * 8

@@ -150,16 +150,32 @@ def test_a_sidecar_of_another_save_is_refused_by_its_token(tmp_path):
 # ---------------------------------------------------------------- memory and time
 
 
-def test_too_little_shared_memory_is_said_with_the_numbers(tmp_path, monkeypatch):
-    settings = LoaderSettings(num_workers=4, prefetch_factor=2, micro_batch=8, sample_bytes=20 * 4096)
-    assert settings.shared_bytes(8) == 8 * (4 * 3 + 1) * 8 * 20 * 4096
-    check_shared_memory(settings, 8, str(tmp_path / "none"))  # another system's memory: nothing to say
-    monkeypatch.setattr(
-        loader.os, "statvfs", lambda path: os.statvfs_result((4096, 4096, 16384, 16384, 16384, 0, 0, 0, 0, 255))
-    )
-    with pytest.raises(UserError, match="may hold 68 MB .* 67 MB are free there; enlarge it .docker: --shm-size"):
-        check_shared_memory(settings, 8, str(tmp_path))
-    check_shared_memory(settings, 7, str(tmp_path))
+def _shared_memory(rank, free):
+    """Four ranks on two machines. One of each reads nothing, and a reader's loader may hold 8.5 MB."""
+    reads = rank % 2 == 0
+    settings = LoaderSettings(num_workers=4, micro_batch=8, sample_bytes=20 * 4096 if reads else 0)
+    loader._memory_of = lambda directory: rank // 3  # the first machine has two readers, of three ranks
+    loader.os.statvfs = lambda path: os.statvfs_result((4096, 4096, 4096, 4096, free // 4096, 0, 0, 0, 0, 255))
+    try:
+        check_shared_memory(settings, World.detect(True))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_too_little_shared_memory_on_a_node_is_said_with_the_numbers_by_every_rank(tmp_path):
+    said = run_ranks(_shared_memory, 4, 17 << 20)
+    assert said == [""] * 4
+    (sentence,) = set(run_ranks(_shared_memory, 4, 16 << 20))
+    assert sentence.startswith("rank 0 (and 2 more ranks): the loader workers of this node may hold 17.0 MB in ")
+    assert "(2 ranks that read × 4 workers), but 16.8 MB are free there; enlarge it (docker: --shm-size" in sentence
+
+
+def test_memory_that_this_system_has_not_is_not_asked_about(tmp_path):
+    settings = LoaderSettings(num_workers=4, micro_batch=8, sample_bytes=1 << 40)
+    check_shared_memory(settings, World.single(), str(tmp_path / "none"))
+    with pytest.raises(UserError, match=f"in {tmp_path} "):
+        check_shared_memory(settings, World.single(), str(tmp_path))
 
 
 def _deadline(rank, path):

@@ -19,7 +19,7 @@ def test_the_lookahead_covers_what_is_in_flight(settings, block_size, blocks):
     assert LoaderSettings(**settings).lookahead(block_size) == blocks
 
 
-def test_shared_memory_counts_every_batch_of_every_rank():
+def test_shared_memory_counts_every_batch():
     settings = LoaderSettings(num_workers=2, prefetch_factor=3, micro_batch=5, sample_bytes=100)
-    assert settings.shared_bytes(4) == 4 * (2 * 4 + 1) * 5 * 100
-    assert LoaderSettings(num_workers=0, micro_batch=5, sample_bytes=100).shared_bytes(4) == 0
+    assert settings.shared_bytes() == (2 * 4 + 1) * 5 * 100
+    assert LoaderSettings(num_workers=0, micro_batch=5, sample_bytes=100).shared_bytes() == 0

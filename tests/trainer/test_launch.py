@@ -26,13 +26,15 @@ def command(run, data, *extra: str) -> list[str]:
     return [*pretrain, "--run-dir", str(run), "--data", str(data), *words, *extra]
 
 
+def environment() -> dict[str, str]:
+    """This process's, without what a launcher puts there."""
+    ours = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return ours | {"OMP_NUM_THREADS": "1"}
+
+
 def start(*arguments, **options) -> subprocess.Popen:
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    }
-    environment["OMP_NUM_THREADS"] = "1"
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) | options
-    return subprocess.Popen(command(*arguments), env=environment, **pipes)
+    return subprocess.Popen(command(*arguments), env=environment(), **pipes)
 
 
 def left_over(run) -> list[int]:
@@ -226,3 +228,24 @@ def test_a_full_disk_ends_the_run_with_one_sentence_and_exit_code_2(tmp_path):
     for words in ("checkpoints/step_8/", "could not be written", "no whole checkpoint yet"):
         assert words in said[0]
     assert "Traceback" not in errors and left_over(run) == []
+
+
+def privately(mount: str, line: list[str]) -> list[str]:
+    """The command in a file system of its own, after `mount`; skips where that is not allowed."""
+    words = ["unshare", "-Urm", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    if subprocess.run([*words, "true"], capture_output=True).returncode:
+        pytest.skip("no namespace of its own can be made here")
+    return [*words, *line]
+
+
+@pytest.mark.slow
+def test_too_little_shared_memory_is_said_before_the_first_step_with_the_numbers(tmp_path):
+    """A tmpfs of 200 kB for two ranks whose loaders may hold 143 kB each."""
+    data, run = write_data(tmp_path / "data"), tmp_path / "run"
+    words = ["--num-processes", "2", "--num-workers", "2", "--seq-length", "512", "--no-progress"]
+    line = privately("mount -t tmpfs -o size=200k tmpfs /dev/shm", command(run, data, *words))
+    done = subprocess.run(line, capture_output=True, text=True, timeout=240, env=environment())
+    said = [text for text in done.stderr.splitlines() if "ado-megatron: error" in text]
+    assert done.returncode == 2 and len(said) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "may hold 0.3 MB in /dev/shm (2 ranks that read × 2 workers), but 0.2 MB are free there" in said[0]
+    assert not (run / "ado" / "metrics.jsonl").exists() and left_over(run) == []
