@@ -15,6 +15,7 @@ from ado_megatron.measure import DrawLog
 from ado_megatron.measure.draw_log import next_attempt
 from ado_megatron.stream.sample_key import pack_key
 from ado_megatron.stream.schedule import Schedule, apportion_rows
+from tests.kit.draws import as_version
 from tests.kit.mixing import Run, config, domains
 
 LENGTHS_C = [7, 5, 11]
@@ -329,17 +330,9 @@ def test_a_dataset_that_moved_is_known_by_its_stream_id(tmp_path):
     assert audit(tmp_path / "b").kind == "files"
 
 
-def as_version_1(path):
-    """The log as the version before wrote it: without stream ids and the first index."""
-    line, rest = path.read_bytes().split(b"\n", 1)
-    header = json.loads(line) | {"version": 1}
-    del header["stream_id_C"], header["first_sample"]
-    path.write_bytes(json.dumps(header).encode() + b"\n" + rest)
-
-
 def test_logs_of_version_1_are_read_also_before_later_ones(tmp_path):
-    as_version_1(attempt_of(tmp_path, 1, 0, [(0, 0, 2), (1, 1, 2)], [4, 3]))
-    as_version_1(attempt_of(tmp_path, 17 * 10**17, 2, [(2, 0, 0)], [4, 3]))
+    as_version(attempt_of(tmp_path, 1, 0, [(0, 0, 2), (1, 1, 2)], [4, 3]), 1)
+    as_version(attempt_of(tmp_path, 17 * 10**17, 2, [(2, 0, 0)], [4, 3]), 1)
     assert (audit(tmp_path).failure, audit(tmp_path).samples) == (None, 3)
     number = next_attempt(tmp_path / "ado" / "audit")
     path = attempt_of(tmp_path, number, 3, [(3, 0, 3), (4, 1, 2)], [4, 3], ids=[70, 80])

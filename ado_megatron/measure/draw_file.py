@@ -19,9 +19,9 @@ import numpy as np
 
 from ado_megatron.errors import UserError
 from ado_megatron.files import open_regular
-from ado_megatron.measure.draw_log import CHUNK, DRAWN, FORMAT, MAGIC, SEEN, SIZES, SKIPPED, VERSION
+from ado_megatron.measure.draw_log import CHUNK, DRAWN, FORMAT, MAGIC, SEEN, SIZES, SKIPPED, VERSION, checksum
 
-READABLE = (1, VERSION)
+READABLE = range(1, VERSION + 1)
 LONGEST_HEADER = 16 << 20  # bytes; of 32,767 datasets a tenth
 _ZLIB_RATIO = 1032  # no stream grows by more when it is unpacked
 
@@ -82,7 +82,7 @@ class DrawFile:
                     self.torn = True
                     return
                 payload = file.read(length) if magic == MAGIC else b""
-                if magic != MAGIC or zlib.crc32(payload) != crc:
+                if magic != MAGIC or checksum(payload, complete, self.header["version"]) != crc:
                     if end == size or not any(head):  # the last chunk, not whole; or zeros that a crash left behind it
                         self.torn = True
                         return

@@ -7,7 +7,7 @@ steps; a process killed in mid-write leaves a torn last chunk, which readers ign
     chunk    bytes  content
              4      "ADOC"
              4      u32, size of the payload
-             4      u32, CRC-32 of the payload
+             4      u32, CRC-32 of `complete` and the payload (up to version 2 of the payload alone)
              8      i64, `complete`: all records of steps below it are in the file
              size   the payload
 
@@ -33,10 +33,11 @@ import numpy as np
 
 DRAWN, SEEN, SKIPPED = 0, 1, 2
 FORMAT = "ado-draws"
-VERSION = 2  # 1 had no stream ids
+VERSION = 3  # 1 had no stream ids, 2 a checksum without `complete`
 MAGIC = b"ADOC"
 CHUNK = struct.Struct("<4sIIq")
 SIZES = struct.Struct("<QQQ")
+_COMPLETE = struct.Struct("<q")
 _FLUSH_SAMPLES = 1 << 15
 _NAME = re.compile(r"rank\d+-(\d+)\.draws")
 
@@ -120,7 +121,8 @@ class DrawLog:
         if not self._records:
             return
         payload = _encode(self._records)
-        chunk = CHUNK.pack(MAGIC, len(payload), zlib.crc32(payload), self._step + 1) + payload
+        complete = self._step + 1
+        chunk = CHUNK.pack(MAGIC, len(payload), checksum(payload, complete, VERSION), complete) + payload
         try:
             with open(self.path, "r+b") as file:
                 file.seek(self._size)
@@ -134,6 +136,11 @@ class DrawLog:
     def close(self) -> None:
         """Flush what is left."""
         self.flush()
+
+
+def checksum(payload: bytes, complete: int, version: int) -> int:
+    """CRC-32 of a chunk in a file of `version`."""
+    return zlib.crc32(payload, zlib.crc32(_COMPLETE.pack(complete)) if version > 2 else 0)
 
 
 def _bytes_together(values_N: np.ndarray) -> bytes:

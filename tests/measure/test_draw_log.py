@@ -13,6 +13,7 @@ from ado_megatron.errors import UserError
 from ado_megatron.measure import DrawFile, DrawLog
 from ado_megatron.measure.draw_log import CHUNK, MAGIC, SIZES
 from ado_megatron.stream.sample_key import pack_key
+from tests.kit.draws import as_version, chunk_starts
 
 
 def test_records_survive_the_file_bit_for_bit_and_cost_few_bytes(tmp_path):
@@ -31,7 +32,8 @@ def test_records_survive_the_file_bit_for_bit_and_cost_few_bytes(tmp_path):
 
 
 def chunk(payload, complete=1):
-    return CHUNK.pack(MAGIC, len(payload), zlib.crc32(payload), complete) + payload
+    crc = zlib.crc32(complete.to_bytes(8, "little") + payload)
+    return CHUNK.pack(MAGIC, len(payload), crc, complete) + payload
 
 
 @pytest.fixture
@@ -44,22 +46,14 @@ def log(tmp_path):
     return log
 
 
-def chunk_starts(path):
-    data = path.read_bytes()
-    at = [data.index(b"\n") + 1]
-    while at[-1] < len(data):
-        at.append(at[-1] + CHUNK.size + CHUNK.unpack_from(data, at[-1])[1])
-    return at
-
-
 def test_the_layout_is_the_one_of_the_docstring(log):
     data = log.path.read_bytes()
     header = json.loads(data[: data.index(b"\n")])
-    assert header["version"] == 2 and header["stream_id_C"] == [0] and header["first_sample"] == 0
+    assert header["version"] == 3 and header["stream_id_C"] == [0] and header["first_sample"] == 0
     at = chunk_starts(log.path)[1]
     magic, size, crc, complete = struct.unpack_from("<4sIIq", data, at)
     payload = data[at + 20 : at + 20 + size]
-    assert (magic, complete, crc) == (b"ADOC", 2, zlib.crc32(payload))
+    assert (magic, complete, crc) == (b"ADOC", 2, zlib.crc32(data[at + 12 : at + 20 + size]))
     assert struct.unpack_from("<QQQ", payload) == (1, 1, 1)
     numbers = zlib.decompress(payload[24:])  # kind 0, step 1, one key, one sample; the key; the sample
     assert numbers[:8] == bytes([0, 1, 1, 1, 0, 0, 0, 0])
@@ -86,8 +80,18 @@ def test_zeros_that_a_crash_left_at_the_end_are_torn_and_damage_in_the_middle_is
             found = DrawFile.open(log.path)
         except UserError as error:
             assert f"is damaged at byte {starts[1]}" in str(error)
-        else:  # a length that now points past the end, or `complete`, which the checksum does not cover
-            assert found.torn or starts[1] + 12 <= at < starts[1] + 20
+        else:  # a length that now points past the end
+            assert found.torn and starts[1] + 4 <= at < starts[1] + 8
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_logs_of_earlier_versions_are_read(log, version):
+    as_version(log.path, version)
+    found = DrawFile.open(log.path)
+    assert [step.step for step in found.steps()] == [0, 1, 2] and found.complete == 3 and not found.torn
+    data = log.path.read_bytes()
+    log.path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert DrawFile.open(log.path).torn
 
 
 def test_a_chunk_that_claims_more_than_it_holds_is_refused_without_reading_it(log):
@@ -108,14 +112,14 @@ def test_a_chunk_that_claims_more_than_it_holds_is_refused_without_reading_it(lo
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 3}, {"format": "x"}, {"step": "0"}, {"seed": -1}, {"lengths_C": [0]}, {"lengths_C": 5},
+        {"version": 4}, {"format": "x"}, {"step": "0"}, {"seed": -1}, {"lengths_C": [0]}, {"lengths_C": 5},
         {"start_C": [0, 0]}, {"stream_id_C": None}, {"first_sample": 1.5}, {"rank": True}, {"attempt": 1 << 80},
     ],
 )  # fmt: skip
 def test_a_header_of_another_form_is_refused(log, change):
     line, rest = log.path.read_bytes().split(b"\n", 1)
     log.path.write_bytes(json.dumps(json.loads(line) | change).encode() + b"\n" + rest)
-    with pytest.raises(UserError, match="is not a draw log of a version up to 2"):
+    with pytest.raises(UserError, match="is not a draw log of a version up to 3"):
         DrawFile.open(log.path)
 
 
