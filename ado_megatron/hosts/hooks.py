@@ -247,14 +247,16 @@ def pretrain(session: Session, framework: Framework, stock: Any) -> Any:
 
     def pretrain(*args, **kwargs):
         try:
-            result = stock(*args, **kwargs)
-        except SystemExit as leaving:  # how the training loop ends early
-            if not leaving.code:
-                session.close()
-            raise
+            try:
+                result = stock(*args, **kwargs)
+            except SystemExit as leaving:  # how the training loop ends early
+                if not leaving.code:
+                    session.close()
+                raise
+            session.close()
         except UserError as error:
+            session.abandon()
             console.end_with(error)
-        session.close()
         return result
 
     return pretrain

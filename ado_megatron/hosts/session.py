@@ -170,6 +170,7 @@ class Session:
         start_C = world.run_on_rank_zero(lambda: self._drawn_by_stock(facts)) if self.takes_over else None
         if self.drawn_by in (ADAPTIVE, SHADOW):
             mixer.load(sidecar_path(facts.load or ".", facts.iteration), self.saved_token)
+            mixer.last_saved = f"of step {facts.iteration}"
         mixer.start(facts.consumed_samples, step=facts.iteration, start_C=start_C)
 
     def _drawn_by_stock(self, facts: RunFacts) -> np.ndarray:
@@ -267,8 +268,13 @@ class Session:
             scalars |= by_domain(one.kind, one.losses)
         return scalars
 
+    def abandon(self) -> None:
+        """This rank ends with an error; what it started goes with it. Not collective."""
+        if self.mixer is not None:
+            self.mixer.cancel_fits()
+
     def close(self) -> None:
-        """End of the run. Collective."""
+        """End of the run. Collective. UserError on every rank where a draw log cannot be written to its end."""
         if self.mixer is not None:
             self.mixer.close()
             self.mixer = None

@@ -278,15 +278,20 @@ class Mixer:
         return self.world.broadcast(token)
 
     def close(self) -> None:
-        """Write what is measured, stop fits under way, give the directory back. Collective."""
+        """Write what is measured, stop fits, give the directory back. Collective. UserError as of `save`."""
         self._reduce()
         if self.world.is_zero:
             self._on_zero().recorder.flush(self._step, self._consumed)
             self._on_zero().recorder.metrics.close()
-            self._on_zero().cancel_fits()
+        self.cancel_fits()
         if self.draw_log is not None:
-            self.draw_log.close()
+            self.world.require_success(self.draw_log.close, self._where_to_resume)
         self._lock.release()
+
+    def cancel_fits(self) -> None:
+        """Stop fits under way, and remove their files: where `close` does not come any more, since the run fails."""
+        if self.rank_zero is not None:
+            self.rank_zero.cancel_fits()
 
 
 def _make_meter(config: AdoConfig, domains: Domains, world: World) -> DomainMeter:

@@ -24,7 +24,7 @@ from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
 from ado_megatron.mixer.plan_point import under
 from ado_megatron.mixer.planner import Planner
-from ado_megatron.scaling_law.fit_process import MORE, MORE_RESULT, fit_in
+from ado_megatron.scaling_law.fit_process import MORE, MORE_RESULT, begin, fit_in
 from ado_megatron.scaling_law.laws import Laws
 
 PROGRAM = "ado_megatron.mixer.refit_process"
@@ -55,9 +55,10 @@ def planner_of(arrays: dict[str, np.ndarray]) -> Planner:
     return planner
 
 
-def main(directory: str) -> None:
-    """The child: fit, then plan under the laws that are then in force, and leave both in `directory`."""
-    os.nice(10)  # the training comes first
+def main(directory: str, parent: str) -> None:
+    """The child of process `parent`: fit, then plan under the laws that are then in force, and leave both in
+    `directory`."""
+    begin(parent)
     folder = Path(directory)
     laws = fit_in(folder)
     try:
@@ -78,4 +79,4 @@ def _plan(folder: Path, laws: Laws) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

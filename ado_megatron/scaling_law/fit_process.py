@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ado_megatron.npz import read_npz
+from ado_megatron.processes import die_with_parent
 from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.scaling_law.options import LawOptions
 from ado_megatron.scaling_law.smoothing import fit_history
@@ -171,15 +172,21 @@ def _start(directory: Path, program: str) -> subprocess.Popen:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
     with open(directory / _ERRORS, "wb") as errors:
         return subprocess.Popen(
-            [sys.executable, "-m", program, str(directory)],
+            [sys.executable, "-m", program, str(directory), str(os.getpid())],
             stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=environment,
         )  # fmt: skip
 
 
-def main(directory: str) -> None:
-    """The child: fit what `directory` asks for."""
-    os.nice(10)  # the training comes first
+def main(directory: str, parent: str) -> None:
+    """The child of process `parent`: fit what `directory` asks for."""
+    begin(parent)
     fit_in(Path(directory))
+
+
+def begin(parent: str) -> None:
+    """What a child does first: it goes with the training, and the training comes before it."""
+    die_with_parent(int(parent))
+    os.nice(10)
 
 
 def fit_in(folder: Path) -> Laws:
@@ -194,4 +201,4 @@ def fit_in(folder: Path) -> Laws:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

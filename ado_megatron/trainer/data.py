@@ -14,6 +14,7 @@ import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -129,8 +130,15 @@ def _start_worker(_: int) -> None:
     """
     torch.set_num_threads(1)
     signal.set_wakeup_fd(-1)  # inherited from the rank, which would take our signals for its own
+    signal.signal(signal.SIGALRM, _end_worker)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: signal.alarm(_PATIENCE))
+
+
+def _end_worker(number: int, _frame: FrameType | None) -> None:
+    """Leave as at the end of a program, so that the temporary directory of the worker's sockets goes, too. Any other
+    code than 0 torch would raise in the rank, which may be saving."""
+    raise SystemExit(0)
 
 
 class TrainIterator:

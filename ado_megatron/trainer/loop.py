@@ -129,6 +129,9 @@ class Trainer:
         exits.start()
         try:
             return self._train(exits)
+        except BaseException:
+            self.mixer.cancel_fits()
+            raise
         finally:
             exits.stop()
 

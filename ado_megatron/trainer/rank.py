@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -156,6 +157,8 @@ def _follow(folder: Folder) -> None:
                 if time.monotonic() - failed_at > AFTER_A_FAILURE:
                     os._exit(1)
             time.sleep(LOOK_EVERY)
+        if not parent_lives():  # nobody else is left to remove it
+            shutil.rmtree(folder.path, ignore_errors=True)
         os._exit(143)
 
     threading.Thread(target=watch, name="follow-parents", daemon=True).start()

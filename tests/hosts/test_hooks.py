@@ -49,6 +49,9 @@ class Recorder:
         self.calls.append(("save", *place))
         return self.token
 
+    def abandon(self):
+        self.calls.append("abandon")
+
     def close(self):
         self.calls.append("close")
 
@@ -78,10 +81,13 @@ def test_the_arguments_of_a_loaded_checkpoint_are_overheard():
 
 
 @pytest.mark.parametrize(
-    ("ending", "code", "closes"),
-    [(None, None, True), (SystemExit(0), 0, True), (SystemExit(3), 3, False), (UserError("no more data"), 2, False)],
-)
-def test_the_end_of_a_run_closes_the_session_and_a_user_error_is_a_sentence(ending, code, closes, capsys):
+    ("ending", "code", "calls"),
+    [
+        (None, None, ["close"]), (SystemExit(0), 0, ["close"]), (SystemExit(3), 3, []),
+        (UserError("no more data"), 2, ["abandon"]),
+    ],
+)  # fmt: skip
+def test_the_end_of_a_run_closes_the_session_and_a_user_error_is_a_sentence(ending, code, calls, capsys):
     session = Recorder()
 
     def stock():
@@ -96,8 +102,26 @@ def test_the_end_of_a_run_closes_the_session_and_a_user_error_is_a_sentence(endi
         with pytest.raises(SystemExit) as leaving:
             pretrain()
         assert leaving.value.code == code
-    assert session.calls == (["close"] if closes else [])
+    assert session.calls == calls
     assert ("error: no more data" in capsys.readouterr().err) == isinstance(ending, UserError)
+
+
+@pytest.mark.parametrize("ending", [None, SystemExit(0)])
+def test_what_closing_finds_is_a_sentence_too(ending, capsys):
+    session = Recorder()
+
+    def full():
+        raise UserError("rank 1: no space left")
+
+    def stock():
+        if ending is not None:
+            raise ending
+
+    session.close = full
+    with pytest.raises(SystemExit) as leaving:
+        hooks.pretrain(session, None, stock)()
+    assert leaving.value.code == 2 and session.calls == ["abandon"]
+    assert capsys.readouterr().err == "ado_megatron.run: error: rank 1: no space left\n"
 
 
 @pytest.mark.parametrize("module", [megatron_lm, megatron_deepspeed])

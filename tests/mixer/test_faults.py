@@ -133,6 +133,23 @@ def test_a_checkpoint_without_rank_ones_draw_log_is_no_checkpoint(tmp_path):
     assert first == second and first.startswith("rank 1: ") and "gone/x.draws could not be written" in first
 
 
+def _no_end(rank, path):
+    conf = config(audit=True, fit_lag=20)
+    run = Run(path, conf, world=world_of(rank), dp=2, dp_rank=rank).start().train(25)
+    fits = [fit.pid for _, fit in run.mixer.rank_zero._fits.values()] if rank == 0 else []
+    if rank == 1:
+        run.mixer.draw_log.drawn(25, [1], [1])
+        run.mixer.draw_log.path = path / "gone" / "x.draws"
+    return sentence_of(run.mixer.close), fits
+
+
+def test_an_end_without_rank_ones_draw_log_is_a_sentence_and_no_fit_goes_on(tmp_path):
+    (first, fits), (second, _) = run_ranks(_no_end, 2, tmp_path)
+    assert first == second and first.startswith("rank 1: ") and "gone/x.draws could not be written" in first
+    assert fits and not any(os.path.exists(f"/proc/{pid}") for pid in fits)
+    assert list((tmp_path / "ado" / "fits").iterdir()) == []
+
+
 # ---------------------------------------------------------------- sidecar and checkpoint belong together
 
 

@@ -1,13 +1,16 @@
 """The fit process: same laws as in this process, and its death is a value."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from ado_megatron.config import AdoConfig
@@ -107,6 +110,33 @@ def test_leftovers_of_processes_that_are_gone_are_swept_at_the_first_fit(tmp_pat
         (path / "sub").mkdir(parents=True)
     Fit(cut_history(), CONFIG, directory=tmp_path).cancel()
     assert sorted(tmp_path.iterdir()) == sorted([alive, elsewhere])
+
+
+def test_a_fit_ends_with_the_process_that_asked_for_it(tmp_path):
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from tests.scaling_law.test_fit_process import CONFIG, Fit, cut_history
+fit = Fit(cut_history(), CONFIG, directory=Path({str(tmp_path)!r}))
+while b"fit_process" not in Path(f"/proc/{{fit.pid}}/cmdline").read_bytes():
+    time.sleep(0.01)
+os.kill(fit.pid, signal.SIGSTOP)  # it would be through too soon
+print(fit.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert asked.returncode == -signal.SIGKILL, asked.stderr
+    with contextlib.suppress(psutil.NoSuchProcess):
+        fit = psutil.Process(int(asked.stdout))
+        fit.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + 30
+        while fit.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert fit.status() == psutil.STATUS_ZOMBIE
+    (left,) = tmp_path.iterdir()
+    assert not (left / "laws.npz").exists()
+    Fit(cut_history(), CONFIG, directory=tmp_path).cancel()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_that_cannot_be_made_is_a_reason(tmp_path):

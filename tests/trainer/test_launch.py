@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from ado_megatron import audit
+from tests.kit.full_disk import moved_to_a_full_disk
 from tests.kit.ranks import run_ranks
 from tests.kit.training import SMALL, metrics, train_rank, write_data
 from tests.trainer.test_parallel import ADO, mean_loss
@@ -88,9 +89,12 @@ def test_bad_input_that_only_a_rank_finds_is_one_sentence_and_exit_code_2(tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["a rank", "the launcher", "the parent", "asked to stop"])
-def test_whoever_dies_nobody_is_left_and_the_exit_code_says_so(victim, tmp_path):
+def test_whoever_dies_nobody_is_left_and_the_exit_code_says_so(victim, tmp_path, monkeypatch):
     data, run = write_data(tmp_path / "data"), tmp_path / "run"
     endless = ["--num-processes", "2", "--steps", "100000", "--lr-decay", "constant", "--save-interval", "10"]
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     process = start(run, data, *endless, "--no-progress", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert wait_until((run / "checkpoints" / "latest").exists, 120)
     family = psutil.Process(process.pid).children(recursive=True)
@@ -105,6 +109,7 @@ def test_whoever_dies_nobody_is_left_and_the_exit_code_says_so(victim, tmp_path)
     assert wait_until(lambda: process.poll() is not None, 60)
     assert wait_until(lambda: left_over(run) == [], 30), left_over(run)
     assert process.returncode == {"the parent": -9, "asked to stop": 143}.get(victim, process.returncode) != 0
+    assert folders(temporary) == []
 
 
 ENDLESS = ["--num-processes", "2", "--steps", "100000", "--lr-decay", "constant", "--no-progress"]
@@ -118,7 +123,7 @@ def trains(run) -> bool:
 
 def folders(temporary) -> list[str]:
     """What a run left in its temporary directory."""
-    return [path.name for path in temporary.iterdir() if path.name.startswith("ado-megatron")]
+    return [path.name for path in temporary.iterdir() if path.name.startswith(("ado-", "pymp-"))]
 
 
 @pytest.mark.slow
@@ -130,10 +135,10 @@ def test_a_signal_ends_the_step_on_all_ranks_and_saves(how, tmp_path, monkeypatc
     extra = [*ENDLESS, "--ado-log-interval", "5", "--exit-signal", "USR1", "--num-workers", "1", "--ado-audit"]
     process = start(run, data, *extra)
     assert wait_until(lambda: trains(run), 120)
-    assert len(folders(temporary)) == 1
+    assert len(list(temporary.glob("ado-megatron-*"))) == 1
     number = signal.SIGTERM if how == "to one rank" else getattr(signal, how)
     if how == "to one rank":
-        (path,) = (temporary / folders(temporary)[0]).glob("rank_1")
+        (path,) = temporary.glob("ado-megatron-*/rank_1")
         os.kill(int(path.read_text()), number)
     else:
         process.send_signal(number)
@@ -249,3 +254,24 @@ def test_too_little_shared_memory_is_said_before_the_first_step_with_the_numbers
     assert done.returncode == 2 and len(said) == 1 and "Traceback" not in done.stderr, done.stderr
     assert "may hold 0.3 MB in /dev/shm (2 ranks that read × 2 workers), but 0.2 MB are free there" in said[0]
     assert not (run / "ado" / "metrics.jsonl").exists() and left_over(run) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_a_full_disk_under_rank_ones_draw_log_ends_all_ranks_with_one_sentence_and_exit_code_2(tmp_path):
+    """Between two checkpoints: rank 1 notices when it next writes, and all leave after the same step."""
+    data, run = write_data(tmp_path / "data"), tmp_path / "run"
+    words = ["--num-processes", "2", "--lr-decay", "constant", "--no-progress", "--ado-audit"]
+    words += ["--global-batch", "4096", "--micro-batch", "256"]  # what a rank keeps until it writes is soon reached
+    process = start(run, data, *words, "--steps", "2")
+    assert process.communicate(timeout=240) and process.returncode == 0
+    process = start(run, data, *words, "--steps", "100000", "--resume")
+    log = run / "ado" / "audit" / "rank00001-2.draws"
+    assert wait_until(log.exists, 120)
+    with moved_to_a_full_disk(log, tmp_path / "full"):
+        _, errors = process.communicate(timeout=90)
+    said = [line for line in errors.splitlines() if "ado-megatron: error" in line]
+    assert process.returncode == 2 and len(said) == 1 and "Traceback" not in errors, errors
+    assert f"rank 1: the draw log {log} cannot be written: No space left on device" in said[0]
+    assert said[0].endswith("mend it and resume from the last whole checkpoint, of step 2")
+    assert left_over(run) == [] and list((run / "ado" / "fits").glob("*")) == []

@@ -1,0 +1,31 @@
+"""A real file system without room, under a file that a running process writes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@contextlib.contextmanager
+def moved_to_a_full_disk(file: Path, mount: Path) -> Iterator[None]:
+    """While this lasts, `file` is a link to its copy on a tmpfs of 256 kB, mounted at `mount`, that is full. Skips
+    where mounting is not allowed."""
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", mount], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        shutil.copy(file, mount / file.name)
+        with contextlib.suppress(OSError), open(mount / "filler", "wb", buffering=0) as filler:
+            while filler.write(bytes(1 << 10)):
+                pass
+        os.symlink(mount / file.name, mount.with_name("link"))
+        os.replace(mount.with_name("link"), file)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", mount], check=True)
