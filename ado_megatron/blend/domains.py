@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ado_megatron.blend.indexed_files import is_text
 from ado_megatron.blend.options import BlendOptions
 from ado_megatron.errors import UserError
 from ado_megatron.files import parse_json_or_yaml
@@ -140,13 +141,20 @@ def _check_blend(prefixes_C: tuple[str, ...], weights_C: np.ndarray, lengths_C: 
     if len(set(prefixes_C)) != len(prefixes_C):
         twice = next(prefix for prefix in prefixes_C if prefixes_C.count(prefix) > 1)
         raise UserError(f"prefix {twice} is in the blend twice; give it once, with the sum of its weights")
+    for prefix in prefixes_C:
+        if not is_text(prefix):
+            raise UserError(f"the blend has the prefix {prefix!r}, which is not UTF-8; rename the files, or link them")
     for prefix, weight, length in zip(prefixes_C, weights_C, lengths_C, strict=True):
         if not (np.isfinite(weight) and weight >= 0):
             raise UserError(f"prefix {prefix} has weight {weight}; weights are finite and not negative")
         if length < 1:
             raise UserError(f"prefix {prefix} holds no sample of this sequence length; remove it from the blend")
-    if weights_C.sum() <= 0:
+    with np.errstate(over="ignore"):
+        total = weights_C.sum()
+    if total <= 0:
         raise UserError("all weights of the blend are zero; give at least one prefix a positive weight")
+    if not np.isfinite(total):
+        raise UserError("the weights of the blend are too large to be added up; divide all of them by the same number")
 
 
 def _stem(prefix: str) -> str:

@@ -153,7 +153,7 @@ def parse_blend(words: list[str] | tuple[str, ...], source: str) -> tuple[list[f
     """
     words = list(words)
     for word in words:
-        if "\0" in word or word != word.encode("utf-8", "replace").decode():  # bytes of a path that are no text
+        if not is_text(word):
             raise UserError(f"{source} names {word!r}, which is not UTF-8; rename the files, or link them by a name")
     numbers = [_number(word) for word in words]
     weights: list[float] | None = [number for number in numbers[::2] if number is not None]
@@ -179,6 +179,11 @@ def parse_blend(words: list[str] | tuple[str, ...], source: str) -> tuple[list[f
     if twice:
         raise UserError(f"{source} names {twice[0]} twice; add its weights up")
     return weights, prefixes
+
+
+def is_text(word: str) -> bool:
+    """False for bytes of a path that are no UTF-8, as Python hands them over, and for a zero byte."""
+    return "\0" not in word and word == word.encode("utf-8", "replace").decode()
 
 
 def _number(word: str) -> float | None:

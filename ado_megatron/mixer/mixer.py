@@ -126,8 +126,7 @@ class Mixer:
         self.world.run_on_rank_zero(lambda: self._on_zero().check_supply())
         self.world.run_on_rank_zero(lambda: self._on_zero().recorder.metrics.start(step))
         self._publish()
-        if self.world.is_zero:
-            self._on_zero().say_forecast(consumed_samples)
+        self.world.run_on_rank_zero(lambda: self._on_zero().say_forecast(consumed_samples))
         if self.config.audit:
             self._open_draw_log(step, consumed_samples)
 

@@ -98,6 +98,8 @@ def test_a_groups_file_that_is_missing_is_refused():
         ({"weights": (1, -2, 1, 1)}, "py_text_document has weight -2"),
         ({"weights": (1, np.nan, 1, 1)}, "py_text_document has weight nan"),
         ({"weights": (0, 0, 0, 0)}, "all weights .* zero"),
+        ({"weights": (1e308,) * 4}, "too large to be added up"),
+        ({"prefixes": [*PREFIXES[:3], "d\udce9"]}, r"the prefix 'd.udce9', which is not UTF-8"),
         ({"weights": (1, 1)}, "4 prefixes, 2 weights"),
         ({"lengths": [1, 1, 0, 1]}, "c_text_document holds no sample"),
         ({"prefixes": [], "weights": (), "lengths": []}, "no prefix"),

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -122,10 +123,15 @@ def _launcher(host: str, ranks: int, module: str | None) -> list[str]:
     return [python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), *wrapped]
 
 
-def deepspeed_config(directory: Path, zero: int) -> list[str]:
+def deepspeed_config(directory: Path, zero: int, options: Sequence[str] = ()) -> list[str]:
     path = directory / f"deepspeed_zero{zero}.json"
+
+    def size(flag: str, default: int) -> int:
+        return int(options[options.index(flag) + 1]) if flag in options else default
+
     values = {
-        "train_micro_batch_size_per_gpu": 2, "train_batch_size": 8, "gradient_clipping": 1.0, "steps_per_print": 1000,
+        "train_micro_batch_size_per_gpu": size("--micro-batch-size", 2), "gradient_clipping": 1.0,
+        "train_batch_size": size("--global-batch-size", 8), "steps_per_print": 1000,
         "zero_optimization": {"stage": zero},
     }  # fmt: skip
     path.write_text(json.dumps(values))
@@ -134,12 +140,13 @@ def deepspeed_config(directory: Path, zero: int) -> list[str]:
 
 def train(
     host: str, save: Path, data: list[str], options=(), *, ranks=1, steps=24, zero=0, module="ado_megatron.run",
-    root=None, timeout=280, during=None,
+    root=None, timeout=280, during=None, within=(),
 ) -> Run:  # fmt: skip
     """Run the pretrain_gpt.py of the host (or of `root`, a copy of it) through `module`, or plainly if that is None.
 
     data: the options that name the data. steps: None if the options say how long. save: the directory of checkpoints,
-    ado/ and logs. during: called with the launcher's process and the path of its log when it was started.
+    ado/ and logs. during: called with the launcher's process and the path of its log when it was started. within: a
+    command that runs the launcher.
     """
     save.mkdir(parents=True, exist_ok=True)
     script = (root or checkout(host)) / "pretrain_gpt.py"
@@ -152,18 +159,19 @@ def train(
         arguments += SPLIT
     arguments += ["--data-cache-path", str(save.parent / f"cache_{host}")]
     if host.startswith("deepspeed"):
-        arguments += DEEPSPEED + deepspeed_config(save, zero)
+        arguments += DEEPSPEED + deepspeed_config(save, zero, list(map(str, options)))
         arguments += ["--no-pipeline-parallel"] if host == "deepspeed_flat" else []
     else:
         arguments += LM
-    command = [*_launcher(host, ranks, module), str(script), *arguments, *map(str, options)]
+    launcher = _launcher(host, ranks, module)
+    command = [*within, *launcher, str(script), *arguments, *map(str, options)]
     paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "ADO_CPU": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }  # fmt: skip
     # the hosts build their C++ index with `python3`: it must be the interpreter that runs them
-    environment["PATH"] = os.pathsep.join([os.path.dirname(command[0]), environment["PATH"]])
+    environment["PATH"] = os.pathsep.join([os.path.dirname(launcher[0]), environment["PATH"]])
     with open(save / f"log{len(list(save.glob('log*')))}.txt", "w+") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=save,

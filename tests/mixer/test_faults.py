@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import time
 
 import pytest
@@ -10,6 +11,7 @@ import torch.distributed as dist
 
 from ado_megatron.errors import SidecarError, UserError
 from ado_megatron.measure.draw_log import DrawLog
+from ado_megatron.measure.metrics import read_metrics
 from ado_megatron.mixer import loader, stop_notice
 from ado_megatron.mixer.loader import LoaderSettings, check_shared_memory
 from ado_megatron.mixer.mixer import Mixer
@@ -193,6 +195,26 @@ def test_memory_that_this_system_has_not_is_not_asked_about(tmp_path):
     check_shared_memory(settings, World.single(), str(tmp_path / "none"))
     with pytest.raises(UserError, match=f"in {tmp_path} "):
         check_shared_memory(settings, World.single(), str(tmp_path))
+
+
+def _stuck(rank, path):
+    """Rank zero's fit is stopped, as one that waits for a disk for ever would be. It is the only one."""
+    conf = config(fit_deadline=1.0, fit_lag=5, refit_interval=50)
+    run = Run(path, conf, world=world_of(rank), dp=2, dp_rank=rank).start().train(53)
+    if rank == 0:
+        ((_, fit),) = run.mixer.rank_zero._fits.values()
+        os.kill(fit.pid, signal.SIGSTOP)
+    run.train(70)
+    fits = [record["step"] for record in read_metrics(path / "ado" / "metrics.jsonl") if record["type"] == "fit"]
+    run.mixer.close()
+    return run.rows().tolist(), run.messages, fits
+
+
+def test_a_stuck_fit_costs_its_deadline_and_the_training_goes_on_under_the_old_laws(tmp_path):
+    (rows, said, fits), (others, _, _) = run_ranks(_stuck, 2, tmp_path)
+    assert rows == others and len(rows) >= 70
+    failed = [line for line in said if "the old laws stay in force" in line]
+    assert len(failed) == 1 and failed[0].endswith("it took longer than 1 s") and len(fits) == 1
 
 
 def _deadline(rank, path):

@@ -241,3 +241,17 @@ def test_files_of_another_model_are_a_sentence(run, data):
     Path(run / "config.json").write_text(json.dumps(config))
     with pytest.raises(RankFailed, match="UserError: the checkpoint .*step_8 cannot be loaded: RuntimeError"):
         run_ranks(train_rank, 1, str(run), data, dict(resume=True, hidden=64), ADO)
+
+
+@pytest.mark.slow
+def test_damaged_metrics_do_not_stop_a_resume(run, data):
+    """Cut to the checkpoint of step 6, with a line that is none."""
+    path = run / "ado" / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:3], '{"type": "step", "st\n', *lines[3:]]))
+    (run / "checkpoints" / "latest").write_text("step_6\n")
+    (resumed,) = run_ranks(train_rank, 1, str(run), data, dict(resume=True), ADO)
+    assert (resumed["first_step"], resumed["last_step"]) == (6, 8)
+    assert (run / "ado" / "metrics.jsonl.damaged-1").read_text().count("\n") == len(lines) + 1
+    assert [record["step"] for record in metrics(run, "step")] == list(range(1, 9))
+    assert len(metrics(run, "gap")) == 1

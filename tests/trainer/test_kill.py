@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 
 import numpy as np
@@ -62,9 +63,11 @@ def progress(run) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_killed_twenty_times_equals_an_unbroken_one(tmp_path):
+def test_a_run_killed_twenty_times_equals_an_unbroken_one(tmp_path, monkeypatch):
     import ado_megatron.trainer.loop  # noqa: F401  once, here: the runs are forked
 
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))  # what is killed leaves things there
     data = str(write_data(tmp_path / "data", tokens=120_000))
     run, unbroken = tmp_path / "run", tmp_path / "unbroken"
     run_ranks(train_rank, RANKS, str(unbroken), data, RUN, MIX)

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from ado_megatron import audit
-from tests.kit.full_disk import moved_to_a_full_disk
 from tests.kit.ranks import run_ranks
+from tests.kit.small_disks import moved_to_a_full_disk, shared_memory_of
 from tests.kit.training import SMALL, metrics, train_rank, write_data
 from tests.trainer.test_parallel import ADO, mean_loss
 
@@ -235,20 +235,12 @@ def test_a_full_disk_ends_the_run_with_one_sentence_and_exit_code_2(tmp_path):
     assert "Traceback" not in errors and left_over(run) == []
 
 
-def privately(mount: str, line: list[str]) -> list[str]:
-    """The command in a file system of its own, after `mount`; skips where that is not allowed."""
-    words = ["unshare", "-Urm", "sh", "-c", f'{mount} && exec "$@"', "sh"]
-    if subprocess.run([*words, "true"], capture_output=True).returncode:
-        pytest.skip("no namespace of its own can be made here")
-    return [*words, *line]
-
-
 @pytest.mark.slow
 def test_too_little_shared_memory_is_said_before_the_first_step_with_the_numbers(tmp_path):
     """A tmpfs of 200 kB for two ranks whose loaders may hold 143 kB each."""
     data, run = write_data(tmp_path / "data"), tmp_path / "run"
     words = ["--num-processes", "2", "--num-workers", "2", "--seq-length", "512", "--no-progress"]
-    line = privately("mount -t tmpfs -o size=200k tmpfs /dev/shm", command(run, data, *words))
+    line = [*shared_memory_of("200k"), *command(run, data, *words)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=240, env=environment())
     said = [text for text in done.stderr.splitlines() if "ado-megatron: error" in text]
     assert done.returncode == 2 and len(said) == 1 and "Traceback" not in done.stderr, done.stderr
@@ -275,3 +267,24 @@ def test_a_full_disk_under_rank_ones_draw_log_ends_all_ranks_with_one_sentence_a
     assert f"rank 1: the draw log {log} cannot be written: No space left on device" in said[0]
     assert said[0].endswith("mend it and resume from the last whole checkpoint, of step 2")
     assert left_over(run) == [] and list((run / "ado" / "fits").glob("*")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_a_full_disk_under_metrics_stops_nothing_and_loses_nothing_that_can_wait(tmp_path):
+    data, run = write_data(tmp_path / "data"), tmp_path / "run"
+    with open(tmp_path / "errors.txt", "w+") as errors:
+        process = start(run, data, *ENDLESS, "--ado-log-interval", "1", stdout=subprocess.DEVNULL, stderr=errors)
+        said = lambda words: words in (tmp_path / "errors.txt").read_text()  # noqa: E731
+        path = run / "ado" / "metrics.jsonl"
+        assert wait_until(lambda: trains(run), 120)
+        with moved_to_a_full_disk(path, tmp_path / "full"):
+            assert wait_until(lambda: said("metrics.jsonl cannot be written, the training goes on: "), 60)
+            assert process.poll() is None
+            (tmp_path / "full" / "filler").unlink()
+            assert wait_until(lambda: said("metrics.jsonl can be written again, after "), 90)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(120) == 143
+            steps = [record["step"] for record in metrics(run, "progress")]
+        assert not said("Traceback") and said("No space left on device")
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) > 2

@@ -64,6 +64,19 @@ def test_a_board_that_cannot_be_opened_is_said_once(tmp_path, mixer, caplog):
     assert len(mixer.rank_zero.recorder.metrics.records) == 1
 
 
+def test_a_broken_tensorboard_is_said_once(tmp_path, mixer, caplog, monkeypatch):
+    """As of a protobuf of another version, which raises when it is imported."""
+
+    def broken(*_, **__):
+        raise TypeError("Descriptors cannot be created directly")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", broken)
+    progress = Progress(options(tmp_path, progress=False), AdoConfig(), mixer, 0)
+    progress.step(10, 80, 2.5, 0.01, 0.5)
+    progress.close()
+    assert sum("TensorBoard" in record.message for record in caplog.records) == 1
+
+
 def test_a_board_that_breaks_in_the_run_is_said_once_without_a_traceback(tmp_path, mixer, caplog, capfd):
     progress = Progress(options(tmp_path, progress=False), AdoConfig(), mixer, 0)
 

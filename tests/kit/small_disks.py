@@ -1,4 +1,4 @@
-"""A real file system without room, under a file that a running process writes."""
+"""Real file systems with little room or none: under a file that a running process writes, and as shared memory."""
 
 from __future__ import annotations
 
@@ -29,3 +29,12 @@ def moved_to_a_full_disk(file: Path, mount: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "-l", mount], check=True)
+
+
+def shared_memory_of(size: str) -> list[str]:
+    """What to put before a command so that its /dev/shm is a tmpfs of its own of `size`. Skips where that is not
+    allowed."""
+    words = ["unshare", "-Urm", "sh", "-c", f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"', "sh"]
+    if subprocess.run([*words, "true"], capture_output=True).returncode:
+        pytest.skip("no namespace of its own can be made here")
+    return words
