@@ -33,15 +33,16 @@ class AdoConfig(PolicyOptions, BlendOptions):
     )
     fit_lag: int | None = option(
         None,
-        "blocks between the cut of the history and the first block laid out with its laws; 0 is synchronous; "
+        "blocks between the snapshot of the history and the first block laid out with its laws; 0 is synchronous; "
         "default: the lead plus a small reserve",
         kind=int, low=0, resume="free", compare=False,
     )
     seed: int = option(1234, "seed of the sample order", low=0, resume="fixed")
-    off: bool = option(False, "leave the host's own blending in place", resume="silent")
+    off: bool = option(False, "leave the framework's own blending in place", resume="silent")
     audit: bool = option(False, "record every sample drawn, for `ado-megatron audit`", resume="silent", compare=False)
     validation: bool = option(
-        False, "under a host, report its validation and test losses by domain (`ado-megatron pretrain` always does)",
+        False,
+        "under a framework, report its validation and test losses by domain (`ado-megatron pretrain` always does)",
         resume="silent", compare=False,
     )
     log_interval: int = option(10, "steps between two lines of metrics.jsonl", low=1, resume="silent", compare=False)

@@ -150,7 +150,7 @@ def long_run(steps, num_domains, profile):
         history.append(step, n_K, np.full(num_domains, 12), loss_K * tokens_K, tokens_K)
     append = (time.process_time() - begin) / steps
     begin = time.process_time()
-    fit_history(history.cut(steps), config)
+    fit_history(history.snapshot(steps), config)
     return {"profile": profile, "steps": steps, "domains": num_domains, "append_microseconds": 1e6 * append,
             "refit_seconds": time.process_time() - begin}
 

@@ -43,10 +43,14 @@ def options_of(text):
 def test_every_option_of_the_version_before_is_there_and_says_the_same(command):
     ours, theirs = options_of(help_of(command)), json.loads((DATA / "help.json").read_text())[command]
     assert theirs
+    for old, new in NEW_NAMES.items():
+        theirs = {flags: help.replace(old, new) for flags, help in theirs.items()}
     missing = {flags: help for flags, help in theirs.items() if flags not in ours and flags not in REWORDED}
     assert missing == {}
     assert {f: h for f, h in ours.items() if f in theirs and h != theirs[f] and f not in REWORDED} == {}
 
+
+NEW_NAMES = {"the cut of": "the snapshot of", "host's": "framework's", "under a host": "under a framework"}
 
 # Flags whose text was changed on purpose since: --ado-policy knows more policies, --steps says that a resumed run may
 # have another number, --json of the audit prints a result, the others now say their default where it is 0 or off.

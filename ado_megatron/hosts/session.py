@@ -100,12 +100,12 @@ class Session:
             self.refuse(str(error))
 
     def train_set(
-        self, datasets: Sequence[Any], weights: Sequence[float], prefixes: Sequence[str], size: int, host_key: str,
+        self, datasets: Sequence[Any], weights: Sequence[float], prefixes: Sequence[str], size: int, id_key: str,
         stock: StockBlend | None = None,
     ) -> AdaptiveTrainSet:  # fmt: skip
         """Our train dataset in place of the framework's: one-epoch `datasets`, one a prefix; reads only after `open`.
         stock: the framework's blend, if `needs_stock`."""
-        self._train_sets.append(AdaptiveTrainSet(datasets, weights, prefixes, size, host_key, stock))
+        self._train_sets.append(AdaptiveTrainSet(datasets, weights, prefixes, size, id_key, stock))
         return self._train_sets[-1]
 
     def shadow_set(self, stock: Any, prefixes: Sequence[str], documents: str) -> ShadowTrainSet:
@@ -147,7 +147,7 @@ class Session:
             domains = world.run_on_rank_zero(lambda: _domains(blend, config))
             mixer = Mixer(
                 config, domains, total_samples=facts.total_samples, block_size=facts.block_size, world=world,
-                run_dir=facts.save or facts.tensorboard or ".", pass_C=blend.passes, in_order=True,
+                run_dir=facts.save or facts.tensorboard or ".", samples_per_pass=blend.passes, in_order=True,
                 origin=blend.origin, log=say,
                 loader=LoaderSettings(
                     facts.num_workers, PREFETCH_FACTOR, facts.micro_batch, facts.dp,

@@ -32,10 +32,10 @@ class AdaptiveTrainSet(torch.utils.data.Dataset):
     stock: the framework's own blend, of a run that came from it."""
 
     def __init__(
-        self, datasets: Sequence[Any], weights: Sequence[float], prefixes: Sequence[str], size: int, host_key: str,
+        self, datasets: Sequence[Any], weights: Sequence[float], prefixes: Sequence[str], size: int, id_key: str,
         stock: StockBlend | None = None,
     ):  # fmt: skip
-        self._datasets, self._size, self._host_key = list(stock.datasets if stock else datasets), size, host_key
+        self._datasets, self._size, self._id_key = list(stock.datasets if stock else datasets), size, id_key
         lengths, passes = tuple(map(len, datasets)), tuple(map(len, self._datasets))
         origin = stock.origin if stock else None
         self.blend = BlendFacts(tuple(prefixes), tuple(map(float, weights)), lengths, passes, origin)
@@ -45,7 +45,7 @@ class AdaptiveTrainSet(torch.utils.data.Dataset):
     def bind(self, schedule: Schedule, domains: Domains) -> None:
         """From here on the set can be read. Before the loader's workers start."""
         self._samples = AdaptiveBlend(
-            self._datasets, schedule, host_key=self._host_key, domain_of_C=domains.domain_of_C
+            self._datasets, schedule, id_key=self._id_key, domain_of_C=domains.domain_of_C
         )
 
     def sample_bytes(self) -> int:

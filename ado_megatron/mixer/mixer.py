@@ -46,15 +46,15 @@ class Mixer:
     `meter.add` are called by all ranks in the same order.
 
     domains: the same on all ranks. total_samples: samples that the run may draw. block_size: the global batch (under a
-    batch ramp the final one). run_dir: rank zero writes `ado/` there. loader: what is in flight. pass_C, in_order: how
-    a framework's own datasets are read (Schedule): samples of each dataset where it lays out several epochs as one
-    order (default: an epoch), and whether the first is read in the dataset's order. origin: where such datasets come
-    from, JSON that a sidecar keeps.
+    batch ramp the final one). run_dir: rank zero writes `ado/` there. loader: what is in flight. samples_per_pass,
+    in_order: how a framework's own datasets are read (Schedule): samples of each dataset where it lays out several
+    epochs as one order (default: an epoch), and whether the first is read in the dataset's order. origin: where such
+    datasets come from, JSON that a sidecar keeps.
     """
 
     def __init__(
         self, config: AdoConfig, domains: Domains, *, total_samples: int, block_size: int, world: World,
-        run_dir: str | Path, loader: LoaderSettings | None = None, pass_C=None, in_order: bool = False,
+        run_dir: str | Path, loader: LoaderSettings | None = None, samples_per_pass=None, in_order: bool = False,
         origin: dict[str, Any] | None = None, log: Callable[[str], None] = print,
     ):  # fmt: skip
         self._given, self.config, self.domains, self.world = config, config.resolved(), domains, world
@@ -66,8 +66,8 @@ class Mixer:
         self.refits = RefitSchedule(self.config, fit_lag_of(config, self.lookahead), self.lookahead)
         self.caps_C = caps_from_config(config, domains)
         self.schedule = Schedule(
-            domains.lengths_C if pass_C is None else pass_C, block_size, self.num_blocks, config.seed,
-            stream_id_C=domains.stream_id_C, in_order=in_order,
+            domains.lengths_C if samples_per_pass is None else samples_per_pass, block_size, self.num_blocks,
+            config.seed, stream_id_C=domains.stream_id_C, in_order=in_order,
             min_rows=config.refit_interval + self.refits.fit_lag + self.lookahead + 2,
             wait_deadline=config.wait_deadline,
         )  # fmt: skip

@@ -72,7 +72,7 @@ class RankZero:
     def begin_fit(self, refit: PendingRefit, refits: RefitSchedule) -> None:
         """Start the fit of a snapshot on the history up to it, where one is due."""
         if self.config.refit_at(refit.block):
-            self._start_fit(refit.block, self.recorder.history.cut(refit.step), refits)
+            self._start_fit(refit.block, self.recorder.history.snapshot(refit.step), refits)
 
     def _start_fit(self, block: int, history: dict[str, np.ndarray], refits: RefitSchedule) -> None:
         """The rows under its laws are planned in the fit's process, where they follow those that are planned now."""
@@ -187,7 +187,7 @@ class RankZero:
              "next_cut": refits.next_snapshot, "origin": origin},
             config=self.config, domains=self.domains, schedule=self.schedule.state_dict(consumed_samples),
             planner=self.planner.to_arrays(-(-consumed_samples // block_size)),
-            history=self.recorder.history.to_arrays(), cycles=pending,
+            history=self.recorder.history.to_arrays(), pending=pending,
         )  # fmt: skip
 
     def export_static(self, consumed_samples: int) -> None:

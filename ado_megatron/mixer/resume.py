@@ -26,21 +26,21 @@ from ado_megatron.stream.permutation import derive_key
 
 def pack(
     meta: dict[str, Any], *, config: AdoConfig, domains: Domains, schedule: dict[str, Any], planner: dict,
-    history: dict, cycles: list[tuple[int, int, dict | None]],
+    history: dict, pending: list[tuple[int, int, dict | None]],
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # fmt: skip
-    """(meta, arrays) of a sidecar. meta: position and plan as integers. cycles: (block, step, history that its fit was
-    given or None) of the cuts whose laws are not yet in force."""
+    """(meta, arrays) of a sidecar. meta: position and plan as integers. pending: (block, step, history that its fit
+    was given or None) of the snapshots whose laws are not yet in force."""
     schedule_arrays = {name: value for name, value in schedule.items() if isinstance(value, np.ndarray)}
     meta = meta | {
         "domains": domains.fingerprint(), "config": config.to_dict(), "names_K": list(domains.names_K),
         "prefixes_C": list(domains.prefixes_C), "lengths_C": domains.lengths_C.tolist(),
         "content_C": None if domains.content_C is None else domains.content_C.tolist(),
         "schedule": {name: value for name, value in schedule.items() if name not in schedule_arrays},
-        "cycles": [(block, step, fitted is not None) for block, step, fitted in cycles],
+        "cycles": [(block, step, fitted is not None) for block, step, fitted in pending],
     }  # fmt: skip
     arrays = {"base_id_C": domains.stream_id_C} | nest("schedule", schedule_arrays)
     arrays |= nest("planner", planner) | nest("history", history)
-    for n, (_, _, fitted) in enumerate(cycles):
+    for n, (_, _, fitted) in enumerate(pending):
         arrays |= nest(f"fit{n}", fitted or {})
     return meta, arrays
 
@@ -126,15 +126,15 @@ class Saved:
             state["counts_SxC"] = state["counts_SxC"][:partial]
         return state
 
-    def refits(self, cut_after: Callable[[int], int]) -> tuple[int, list[tuple[int, int, dict | None]]]:
-        """(next cut, cycles under way with the histories of their fits); no cycle where its rows are void."""
+    def refits(self, snapshot_after: Callable[[int], int]) -> tuple[int, list[tuple[int, int, dict | None]]]:
+        """(next snapshot, pending refits with the histories of their fits); no refit where its rows are void."""
         if not self.keep_rows:
-            return cut_after(self.first_free_block - 1), []
-        cycles = [
+            return snapshot_after(self.first_free_block - 1), []
+        pending = [
             (block, step, unnest(f"fit{n}", self.arrays) if has_fit else None)
             for n, (block, step, has_fit) in enumerate(self.meta["cycles"])
         ]
-        return self.meta["next_cut"], cycles
+        return self.meta["next_cut"], pending
 
     def history(self) -> dict[str, np.ndarray]:
         """The arrays of the loss history, for the domains of this run."""

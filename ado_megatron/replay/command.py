@@ -64,7 +64,7 @@ def replay(trace: Trace, config: AdoConfig) -> Replay:
         if given is not None:
             fit = Laws.given(given[t], config.given_transfer) if t in given else None
         elif config.refit_at(t):
-            fit = fit_history(history.cut(t + 1), config)
+            fit = fit_history(history.snapshot(t + 1), config)
         if fit is not None:
             laws = fit.merged(laws)
             steps.append(t)

@@ -57,7 +57,7 @@ class Fit:
     ):  # fmt: skip
         """Start it.
 
-        history: the arrays of `LossHistory.cut`; with the options they decide the result, timing does not.
+        history: the arrays of `LossHistory.snapshot`; with the options they decide the result, timing does not.
         transfer_K: s of each domain where the options leave it to a file. directory: where its files lie, such as the
         run's `ado/fits/` (made if need be); None: the system's temporary directory. What processes that are gone left
         there is removed before the first fit. program, more: a module that does something with the laws once they are

@@ -151,7 +151,7 @@ class LossHistory:
             self._step[:rows] = starts_T[first_R]
         self._rows = rows
 
-    def cut(self, step: int) -> dict[str, np.ndarray]:
+    def snapshot(self, step: int) -> dict[str, np.ndarray]:
         """The rows with all their steps before `step`, as arrays: what `fit_history` takes. n, total and loss
         are means over the row's steps."""
         rows = int(np.searchsorted(self._last[: self._rows], step))

@@ -42,7 +42,7 @@ def fit_history(
 
 
 def fit_points(arrays: Mapping[str, np.ndarray], options: LawOptions) -> FitPoints:
-    """The points of the fit. arrays: those of `LossHistory.cut`; options: resolved."""
+    """The points of the fit. arrays: those of `LossHistory.snapshot`; options: resolved."""
     n, total, loss, tokens = (arrays[name] for name in ("n_TxK", "total_T", "loss_TxK", "tokens_TxK"))
     if options.smoothing == "bins":
         return FitPoints(n, total, loss, tokens if options.absent == "weight" else None)

@@ -129,7 +129,7 @@ class _Run:
             self._done += 1
             while self.refits.next_snapshot < self._done:
                 refit = self.refits.take(self._done)
-                rows, laws = self.history.cut(self._done), None
+                rows, laws = self.history.snapshot(self._done), None
                 if self.config.refit_at(refit.block):
                     self._fits[refit.block] = laws = fit_history(rows, self.config, self._given_K)
                 self.alarms += self._watch.at_refit(self._as_refit(refit, n_K, rows, laws))

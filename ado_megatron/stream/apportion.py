@@ -28,10 +28,10 @@ changes trigger it.
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ado_megatron.stream.constant_weights import dense_rows, rows_ahead
+from ado_megatron.stream.constant_weights import constant_rows, rows_ahead
 from ado_megatron.stream.quota import MAX_BLOCK, ONE, SHIFT, Steps, find_steps, samples_left
 
-__all__ = ["MAX_BLOCK", "apportion", "dense_stretch"]
+__all__ = ["MAX_BLOCK", "apportion", "constant_stretch"]
 
 _CHUNK_CELLS = 1 << 16  # rows × datasets laid out at a time: stays in the cache
 _ROOM = 1 << 12  # grid units; more than the rounding of a quota (float64, up to 2^21 samples)
@@ -89,7 +89,7 @@ def take_row(steps: Steps, block_size: int) -> tuple[np.ndarray, np.ndarray]:
     step_C, quota_C = steps.step_C, steps.credit_C + steps.step_C
     ahead = rows_ahead(step_C) if steps.steady else 0
     if ahead:
-        counts_HxC, good = dense_rows(quota_C, step_C, ahead)
+        counts_HxC, good = constant_rows(quota_C, step_C, ahead)
         if good == ahead:
             counts_C = counts_HxC[0].astype(np.int64)
             return counts_C, quota_C - (counts_C << SHIFT)
@@ -166,7 +166,7 @@ def _rows_below_caps(steps: Steps, remaining_C: np.ndarray) -> int:
     return int((room_C[some_C] // steps.step_C[some_C]).min())
 
 
-def dense_stretch(
+def constant_stretch(
     weights_C: np.ndarray, block_size: int, counts_SxC: np.ndarray, credit_C: np.ndarray,
     remaining_C: np.ndarray | None, domain_of_C: np.ndarray | None,
 ) -> tuple[int, np.ndarray]:  # fmt: skip
@@ -185,7 +185,7 @@ def dense_stretch(
     while row < num_rows + ahead - 1:
         starts.append((row, quota_C))
         size = min(chunk, num_rows + ahead - 1 - row)
-        part_SxC, good = dense_rows(quota_C, step_C, size)
+        part_SxC, good = constant_rows(quota_C, step_C, size)
         kept_SxC = counts_SxC[row : min(row + good, num_rows)]
         kept_SxC[:] = part_SxC[: len(kept_SxC)]
         row += good

@@ -28,14 +28,14 @@ class AdaptiveBlend:
     """The stand-in for Megatron's blended dataset: a map-style dataset, as torch's DataLoader takes any such object.
 
     datasets: map-style, one a prefix; of each the first `schedule.length_C[c]` samples are read, so it is asked
-    for one epoch and no more. host_key: under which name items carry the dataset. domain_of_C: the domain of each
+    for one epoch and no more. id_key: under which name items carry the dataset. domain_of_C: the domain of each
     dataset, for code that looks. size: len() of the blend; default: all samples of the schedule.
     Mapping items come back as new dicts with the keys above, other items as (item, {keys}). Raises UserError where the
     datasets are not those of the schedule.
     """
 
     def __init__(
-        self, datasets: Sequence[Any], schedule: Schedule, *, host_key: str = "dataset_id",
+        self, datasets: Sequence[Any], schedule: Schedule, *, id_key: str = "dataset_id",
         domain_of_C: np.ndarray | None = None, size: int | None = None,
     ):  # fmt: skip
         if len(datasets) != len(schedule.length_C):
@@ -46,7 +46,7 @@ class AdaptiveBlend:
                     f"dataset {c} of the blend has {len(dataset)} samples, the schedule expects "
                     f"{int(schedule.length_C[c])}; build it for one epoch"
                 )
-        self.datasets, self.schedule, self.host_key, self.domain_of_C = datasets, schedule, host_key, domain_of_C
+        self.datasets, self.schedule, self.id_key, self.domain_of_C = datasets, schedule, id_key, domain_of_C
         self.size = schedule.num_samples if size is None else size
         self._forget()
 
@@ -73,8 +73,8 @@ class AdaptiveBlend:
             dataset_id, key, sample = self._look_up(i)
             item = self.datasets[int(dataset_id)][int(sample)]
         if isinstance(item, dict):  # Megatron's items, without a second look at what a mapping is
-            return {**item, self.host_key: dataset_id, "ado_key": key, "ado_sample": sample}
-        keys = {self.host_key: dataset_id, "ado_key": key, "ado_sample": sample}
+            return {**item, self.id_key: dataset_id, "ado_key": key, "ado_sample": sample}
+        keys = {self.id_key: dataset_id, "ado_key": key, "ado_sample": sample}
         return {**item, **keys} if isinstance(item, Mapping) else (item, keys)
 
     def _look_up(self, i: int) -> tuple[np.int64, np.int64, np.int64]:

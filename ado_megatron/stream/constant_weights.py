@@ -18,7 +18,7 @@ _KEY_ONE = 1 << _KEY_BITS
 
 
 def rows_ahead(step_C: np.ndarray) -> int:
-    """How many rows, if the weights stay, must be good for the dense rule to lay out the first; 0: do not use it.
+    """How many rows, if the weights stay, must be good for this rule to lay out the first; 0: do not use it.
 
     It wants enough datasets with a sample a block or more to make up for the rounding of the others; where there are no
     others, each row stands alone.
@@ -28,7 +28,7 @@ def rows_ahead(step_C: np.ndarray) -> int:
     return 1 if rare == 0 else _LOOK_AHEAD if often >= max(8, rare / 2) else 0
 
 
-def dense_rows(quota_C: np.ndarray, step_C: np.ndarray, num_rows: int) -> tuple[np.ndarray, int]:
+def constant_rows(quota_C: np.ndarray, step_C: np.ndarray, num_rows: int) -> tuple[np.ndarray, int]:
     """The next rows, counts_SxC (int32), and how many of them, from the first, can be filled in this way.
 
     step_C: block_size × weights, the sum a whole number of samples. quota_C: of the first row, step_C and the credit

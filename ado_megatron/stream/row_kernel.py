@@ -143,8 +143,8 @@ def rows_ahead(step_C):
 
 
 @compiled
-def dense_row(quota_C, step_C, counts_C, work_4xC, bucket_B):
-    """The first row of constant_weights.dense_rows into counts_C, if the rows that it looks ahead can be filled too."""
+def constant_row(quota_C, step_C, counts_C, work_4xC, bucket_B):
+    """The first of constant_weights.constant_rows into counts_C, if the rows that it looks ahead can be filled too."""
     num_datasets, ahead = len(step_C), rows_ahead(step_C)
     part_C, key_C, up_C, value_C = work_4xC[0], work_4xC[1], work_4xC[2], work_4xC[3]
     for c in range(num_datasets):
@@ -211,7 +211,7 @@ def lay_out_row(weights_C, total, block_size, credit_C, left_C, capped, counts_C
     steady = find_steps(weights_C, total, block_size, credit_C, left_C, capped, step_C, quota_C)
     if steady < 0:
         return REFUSED
-    if steady == 1 and dense_row(quota_C, step_C, counts_C, work_6xC[2:], bucket_B):
+    if steady == 1 and constant_row(quota_C, step_C, counts_C, work_6xC[2:], bucket_B):
         return DONE
     return remainder_row(quota_C, step_C, block_size, counts_C, work_6xC[2], bucket_B)
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ado_megatron.stream.apportion import blocks_ahead, dense_stretch, grid_credit, take_by_deadline, take_row
+from ado_megatron.stream.apportion import blocks_ahead, constant_stretch, grid_credit, take_by_deadline, take_row
 from ado_megatron.stream.quota import ONE, find_steps, samples_left
 
 _EXACT = float(1 << 52)  # sums of whole numbers up to here are exact in float64, in any order
@@ -101,7 +101,7 @@ class RowLayout:
         while row < num_rows:
             done = 0
             if alone == 0:
-                done, self._credit_C = dense_stretch(
+                done, self._credit_C = constant_stretch(
                     weights_C, block_size, counts_SxC[row:], self._credit_C, remaining_C, domain_of_C
                 )
             if not done:

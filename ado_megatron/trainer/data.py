@@ -171,7 +171,7 @@ def make_train_iterator(
     """The train batches of this rank from `first_step` on; None on ranks that read none."""
     if datasets is None:
         return None
-    blend = AdaptiveBlend(datasets, mixer.schedule, host_key="dataset_id", domain_of_C=mixer.domains.domain_of_C)
+    blend = AdaptiveBlend(datasets, mixer.schedule, id_key="dataset_id", domain_of_C=mixer.domains.domain_of_C)
     workers: dict[str, Any] = {}
     if options.num_workers > 0:
         context = "fork" if "fork" in multiprocessing.get_all_start_methods() else None

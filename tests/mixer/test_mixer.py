@@ -56,7 +56,7 @@ def reference_rows(conf, steps, batch):
         n_K = n_K + counts_K
         history.append(t, n_K, counts_K, np.array(sums_K), counts_K * float(TOKENS))
         if conf.refit_at(t):
-            laws = fit_history(history.cut(t + 1), conf).merged(laws)
+            laws = fit_history(history.snapshot(t + 1), conf).merged(laws)
         state = policy.step(state, laws, counts_K)
     return np.array(rows)
 
@@ -385,7 +385,7 @@ def test_the_static_export_says_what_stock_cannot_continue(tmp_path):
 
 def test_a_dataset_of_several_epochs_is_read_as_one_order_and_counted_in_epochs(tmp_path):
     passes, origin = (1000, 300, 3 * LENGTHS[2]), {"size": 800, "weights": [["maths_text_document", 2.0]]}
-    options = {"steps": 60, "in_order": True, "pass_C": passes, "origin": origin}
+    options = {"steps": 60, "in_order": True, "samples_per_pass": passes, "origin": origin}
     run = Run(tmp_path, config(max_epochs="maths=4"), **options)
     run.step, run.consumed = 20, 320
     run.mixer.start(320, step=20, start_C=[160, 96, 64])
@@ -417,7 +417,8 @@ def test_active_after_shadow_starts_where_stock_stood_with_the_laws_of_the_shado
     for dataset_id, first in enumerate(start_C):
         drawn = sorted(j for c, j in active.stream if c == dataset_id)
         assert drawn == list(range(first, first + len(drawn)))
-    assert active.mixer.rank_zero.recorder.history.cut(100)["step_T"].min() < 60, "what the shadow measured is lost"
+    measured_T = active.mixer.rank_zero.recorder.history.snapshot(100)["step_T"]
+    assert measured_T.min() < 60, "what the shadow measured is lost"
 
 
 @pytest.mark.parametrize("saved, now, refused", [(None, [1, 2, 3], False), ([1, 2, 3], [1, 2, 3], False),

@@ -28,7 +28,7 @@ def cut_history(steps=60, num_domains=2):
         n_K = np.full(num_domains, 64 * (step + 1))
         loss_K = 1.0 + 5.0 * n_K ** -np.array([0.3, 0.5])
         history.append(step, n_K, np.full(num_domains, 64), loss_K * 100, np.full(num_domains, 100.0))
-    return history.cut(steps)
+    return history.snapshot(steps)
 
 
 def test_the_laws_are_those_of_a_fit_in_this_process():

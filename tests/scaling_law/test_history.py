@@ -17,7 +17,7 @@ RELEASED = AdoConfig(profile="released", ignore_steps=0, stride=1).resolved()
 def test_an_absent_domain_repeats_its_last_loss_and_first_the_mean_of_all():
     counts = [[3, 1, 0], [2, 0, 2], [0, 4, 0]]
     loss = np.array([[2.0, 4.0, np.nan], [1.5, np.nan, 3.0], [np.nan, 3.5, np.nan]])
-    rows = appended(RELEASED, counts, loss).cut(3)
+    rows = appended(RELEASED, counts, loss).snapshot(3)
     np.testing.assert_allclose(rows["loss_TxK"], [[2, 4, 2.5], [1.5, 4, 3], [1.5, 3.5, 3]])
     np.testing.assert_allclose(rows["total_T"], [4, 8, 12])
     np.testing.assert_allclose(rows["n_TxK"][-1], [5, 5, 2])
@@ -27,7 +27,7 @@ def test_bins_weigh_tokens():
     config = AdoConfig(stride=2, ignore_steps=2).resolved()
     counts = np.array([[9, 9]] * 2 + [[1, 2], [3, 0], [0, 5], [0, 5]])
     loss = np.array([[9.0, 9.0]] * 2 + [[2.0, 1.0], [4.0, np.nan], [np.nan, 3.0], [np.nan, 5.0]])
-    rows = appended(config, counts, loss).cut(6)
+    rows = appended(config, counts, loss).snapshot(6)
     np.testing.assert_array_equal(rows["step_T"], [2, 4])
     np.testing.assert_allclose(rows["loss_TxK"], [[3.5, 1.0], [np.nan, 4.0]])
     np.testing.assert_allclose(rows["tokens_TxK"], [[40, 20], [0, 100]])
@@ -40,9 +40,9 @@ def test_full_bins_merge_and_memory_stays_bounded():
     rng = np.random.default_rng(1)
     counts, loss = rng.integers(0, 5, (1000, 3)), rng.uniform(1, 4, (1000, 3))
     history = appended(config, counts, loss)
-    assert history.width == 128 and len(history.cut(1000)["step_T"]) <= 8
+    assert history.width == 128 and len(history.snapshot(1000)["step_T"]) <= 8
     assert all(array.shape[0] <= 256 for array in history.to_arrays().values() if array.ndim)
-    rows = history.cut(1000)
+    rows = history.snapshot(1000)
     for b, start in enumerate(rows["step_T"]):
         part = slice(start, start + 128)
         mean = (loss[part] * counts[part]).sum(0) / counts[part].sum(0)
@@ -65,10 +65,10 @@ def test_a_resumed_history_is_the_same(profile, at):
 
 def test_a_cut_ends_before_its_step_and_is_a_copy():
     history = appended(RELEASED, np.ones((5, 1), int), np.full((5, 1), 2.0))
-    rows = history.cut(3)
+    rows = history.snapshot(3)
     np.testing.assert_array_equal(rows["step_T"], [0, 1, 2])
     rows["loss_TxK"][:] = 0
-    assert (history.cut(3)["loss_TxK"] == 2.0).all()
+    assert (history.snapshot(3)["loss_TxK"] == 2.0).all()
 
 
 def test_steps_must_ascend_and_shapes_fit():

@@ -22,7 +22,7 @@ def test_released_points_are_smoothed_over_everything_then_thinned():
     rng = np.random.default_rng(0)
     loss = 3.0 + rng.standard_normal((300, 2)) * 0.1
     config = AdoConfig(profile="released", ignore_steps=50).resolved()
-    _, total, y, weight = fit_points(appended(config, np.full((300, 2), 4), loss).cut(300), config)
+    _, total, y, weight = fit_points(appended(config, np.full((300, 2), 4), loss).snapshot(300), config)
     np.testing.assert_allclose(y, savgol_filter(loss, 101, 3, axis=0)[50::10], rtol=1e-12)
     np.testing.assert_array_equal(total, 8.0 * np.arange(51, 301, 10))
     assert weight is None
@@ -39,7 +39,7 @@ def test_every_switch_of_the_fit_changes_the_laws(change):
     loss = (1.5 + 6.0 * n**-0.3) * np.exp(0.02 * rng.standard_normal(n.shape))
     base = AdoConfig(gate_speed_error=100.0).resolved()
     config = dataclasses.replace(base, **change)
-    laws = [fit_history(appended(c, counts, loss).cut(400), c) for c in (base, config)]
+    laws = [fit_history(appended(c, counts, loss).snapshot(400), c) for c in (base, config)]
     assert np.abs(laws[0].params() - laws[1].params()).max() > 1e-3
 
 
@@ -81,7 +81,7 @@ def check_fuzzed(seed):
             history.append(t, n_K, counts_K, loss_K * tokens_K, tokens_K)
         if t + 1 < len(counts_TxK):
             state = policy.step(state, None, counts_K)
-    laws = fit_history(history.cut(len(counts_TxK)), config).merged(None)
+    laws = fit_history(history.snapshot(len(counts_TxK)), config).merged(None)
     lower_K, _ = share_bounds(config, prior_K)
     for _ in range(3):
         state = policy.step(state, laws, counts_TxK[-1])
@@ -113,7 +113,7 @@ def test_fuzzed_histories_give_transfers():
         loss_TxK = np.where(counts_TxK > 0, loss_TxK, np.nan)
         with np.errstate(all="ignore"):
             history = appended(config, counts_TxK, loss_TxK)
-        laws = fit_history(history.cut(len(counts_TxK)), config)
+        laws = fit_history(history.snapshot(len(counts_TxK)), config)
         assert ((laws.transfer_K >= 0.005) & (laws.transfer_K <= 8.0)).all()
         assert ((laws.transfer_low_K <= laws.transfer_K) & (laws.transfer_K <= laws.transfer_high_K)).all()
         assert np.isfinite(laws.params()[laws.ok_K]).all()

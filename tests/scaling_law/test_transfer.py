@@ -24,7 +24,7 @@ def estimated(share_TxK, schedule="constant", seed=0, options=OPTIONS, columns=s
     history = LossHistory(n_TxK.shape[1], options)
     for t in range(len(n_TxK)):
         history.append(t, n_TxK[t], tokens_TxK[t] / 100, loss_TxK[t] * tokens_TxK[t], tokens_TxK[t])
-    return fit_history(history.cut(len(n_TxK)), options)
+    return fit_history(history.snapshot(len(n_TxK)), options)
 
 
 def test_transfers_are_found_once_the_shares_have_moved():

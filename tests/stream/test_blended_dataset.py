@@ -30,7 +30,7 @@ def blend(lengths=(3, 5), rows=((2, 2), (1, 3)), as_mapping=True, **more):
 
 
 def test_items_keep_what_they_have_and_gain_int64_keys():
-    mixed = blend(host_key="dataset_idx")
+    mixed = blend(id_key="dataset_idx")
     for i in range(8):
         item, (dataset_id, _, _, sample) = mixed[i], mixed.schedule.read(i)
         key = i * 2**15 + dataset_id
