@@ -93,7 +93,7 @@ class RankZero:
         """
         history, fit = self._fits.pop(refit.block, ({}, None))
         if fit is None:
-            self._alarms.look(refit.step, refit.block, self.recorder.history.cut(refit.step), None, None)
+            self._alarms.look(refit.step, refit.block, self.recorder.history.snapshot(refit.step), None, None)
             return
         outcome = fit.result(deadline)
         if outcome.laws is None:
