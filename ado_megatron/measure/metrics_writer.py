@@ -21,6 +21,9 @@ from ado_megatron.measure.metrics import VERSION, encoded, readable_records
 
 LOG = logging.getLogger(__name__)
 BUFFER_BYTES = 4 << 20  # of lines that wait for a disk
+MANY_DOMAINS = 100  # from here on lines are rarer
+MOST_CELLS = 2_000_000  # lines × domains of a run: about 100 bytes each
+MOST_FIT_CELLS = 500_000  # fits × domains: about 400 bytes each
 
 
 class MetricsWriter:
@@ -149,14 +152,27 @@ class MetricsWriter:
         return file.seek(end)
 
 
-class StepGroups:
-    """Collects measured steps into the objects of logging intervals: sums over the steps since the last object.
+def lines_between(num_domains: int, log_interval: int, num_steps: int) -> int:
+    """Steps between two lines of metrics.jsonl.
 
-    A line of many domains is long, so with more than a hundred of them lines are rarer: one every K / 10 steps at most.
+    A line of many domains is long, so with more than a hundred of them lines are rarer: one every K / 10 steps at most,
+    and so few that a run of num_steps has MOST_CELLS, whatever its length: about 200 MB.
     """
+    if num_domains <= MANY_DOMAINS:
+        return log_interval
+    return max(log_interval, num_domains // 10, -(-num_steps * num_domains // MOST_CELLS))
 
-    def __init__(self, num_domains: int, log_interval: int):
-        self._num_domains, self._interval = num_domains, max(log_interval, num_domains // 10)
+
+def fits_between(num_domains: int, num_fits: int) -> int:
+    """Of how many fits one is written: all, unless a run of num_fits would come to more than MOST_FIT_CELLS."""
+    return max(1, -(-num_fits * num_domains // MOST_FIT_CELLS))
+
+
+class StepGroups:
+    """Collects measured steps into the objects of logging intervals: sums over the steps since the last object."""
+
+    def __init__(self, num_domains: int, interval: int):
+        self._num_domains, self._interval = num_domains, interval
         self._clear()
 
     def _clear(self) -> None:

@@ -5,7 +5,7 @@ over the world and rank zero hands the history up to t to a fit process. The law
 block t + 1 + fit_lag on. These rows are published `lookahead` blocks before their first reader may ask for them
 (refit_schedule.py).
 
-Collectives: one sum at a snapshot or checkpoint, one broadcast and one 8-byte comparison at a publication. None per
+Collectives: one sum at a snapshot or checkpoint, one broadcast and one 16-byte comparison at a publication. None per
 step.
 
 Legend: K domains, C datasets (one per prefix), S rows, T steps.
@@ -26,6 +26,7 @@ from ado_megatron.errors import UserError
 from ado_megatron.measure.draw_log import DrawLog, next_attempt
 from ado_megatron.measure.meter import DomainMeter
 from ado_megatron.mixer.loader import LoaderSettings, check_shared_memory
+from ado_megatron.mixer.node_table import share_table
 from ado_megatron.mixer.owner_lock import OwnerLock
 from ado_megatron.mixer.rank_zero import RankZero
 from ado_megatron.mixer.refit_schedule import PendingRefit, RefitSchedule, fit_lag_of, lookahead_of
@@ -69,7 +70,7 @@ class Mixer:
             domains.lengths_C if samples_per_pass is None else samples_per_pass, block_size, self.num_blocks,
             config.seed, stream_id_C=domains.stream_id_C, in_order=in_order,
             min_rows=config.refit_interval + self.refits.fit_lag + self.lookahead + 2,
-            wait_deadline=config.wait_deadline,
+            wait_deadline=config.wait_deadline, own_table=world.size == 1,
         )  # fmt: skip
         self.meter = _make_meter(config, domains, world)
         self.draw_log: DrawLog | None = None  # with --ado-audit, from `start` on
@@ -119,10 +120,7 @@ class Mixer:
         check_shared_memory(self.loader, self.world)
         self.world.run_on_rank_zero(self._take_directory)
         state = self.world.run_on_rank_zero(lambda: self._go_on(start_C))
-        if state is not None:
-            self.schedule.stream_id_C[:] = state["stream_id_C"]
-            self.schedule.load_state_dict(state["schedule"])
-            self.refits.restore(state["next_snapshot"], state["pending"])
+        share_table(self.world, self.schedule, lambda: self._restore(state))
         self.world.run_on_rank_zero(lambda: self._on_zero().check_supply())
         self.world.run_on_rank_zero(lambda: self._on_zero().recorder.metrics.start(step))
         self._publish()
@@ -142,6 +140,13 @@ class Mixer:
         if self._saved:
             return self._on_zero().restore(self._saved, self._consumed, start_C, self.refits)
         return self._on_zero().begin_at(self._consumed, start_C, self.refits) if self._consumed else None
+
+    def _restore(self, state: dict[str, Any] | None) -> None:
+        """Schedule and refits where the run goes on; nothing where it begins (None)."""
+        if state is not None:
+            self.schedule.stream_id_C[:] = state["stream_id_C"]
+            self.schedule.load_state_dict(state["schedule"])
+            self.refits.restore(state["next_snapshot"], state["pending"])
 
     def _open_draw_log(self, step: int, consumed_samples: int) -> None:
         attempt = self.world.run_on_rank_zero(lambda: next_attempt(self.directory / "audit"))

@@ -13,7 +13,7 @@ import numpy as np
 
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
-from ado_megatron.measure.metrics_writer import MetricsWriter, StepGroups
+from ado_megatron.measure.metrics_writer import MetricsWriter, StepGroups, fits_between, lines_between
 from ado_megatron.mixer.planner import Planner
 from ado_megatron.scaling_law.fit_process import FitOutcome
 from ado_megatron.scaling_law.history import LossHistory
@@ -26,7 +26,9 @@ class Recorder:
     def __init__(self, path: Path, config: AdoConfig, domains: Domains, planner: Planner, schedule: Schedule):
         self._config, self._domains, self._planner, self._schedule = config, domains, planner, schedule
         self.history = LossHistory(len(domains.names_K), config)
-        self._groups = StepGroups(len(domains.names_K), config.log_interval)
+        num_domains, blocks = len(domains.names_K), schedule.num_blocks
+        self._groups = StepGroups(num_domains, lines_between(num_domains, config.log_interval, blocks))
+        self._fits, self._fits_between = 0, fits_between(num_domains, blocks // config.refit_interval)
         header = {
             "domains": list(domains.names_K), "prior_K": domains.prior_K, "columns": list(domains.prefixes_C),
             "lengths_C": domains.lengths_C, "domain_of_C": domains.domain_of_C, "share_C": domains.share_C,
@@ -78,10 +80,14 @@ class Recorder:
         self.metrics.write("step", step, **values)
 
     def write_fit(self, step: int, history_steps: int, applies_at_block: int, outcome: FitOutcome) -> None:
-        """One object a fit: the laws with their diagnostics, how long it took and how long the training waited.
+        """One object a fit: the laws with their diagnostics, how long it took and how long the training waited; of very
+        many laws only some (fits_between).
 
         step: steps done when the laws came; history_steps: steps that they were fitted on.
         """
+        self._fits += 1
+        if outcome.laws is not None and (self._fits - 1) % self._fits_between:
+            return
         values: dict[str, Any] = {"history_steps": history_steps, "applies_at_block": applies_at_block}
         values |= {"seconds": outcome.seconds, "wait_seconds": outcome.waited}
         if outcome.laws is None:

@@ -20,21 +20,24 @@ from ado_megatron.npz import read_npz
 
 MAGIC = b"ado-megatron sidecar\n"
 VERSION = 1
+PACKED_BYTES = 32 << 20  # of arrays that are compressed; of more, which losses of many domains are, it takes seconds
 TOKEN_CHARS = 16  # of the digest, as a checkpoint keeps it
 
 
 def encode_sidecar(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
     """The file's bytes. meta: JSON values. arrays: plain numeric or boolean arrays."""
     payload = io.BytesIO()
-    np.savez_compressed(payload, **arrays)  # type: ignore[arg-type]  # numpy's stub takes names for its own options
+    save = np.savez_compressed if sum(a.nbytes for a in arrays.values()) <= PACKED_BYTES else np.savez
+    save(payload, **arrays)  # type: ignore[arg-type]  # numpy's stub takes names for its own options
     meta_json = json.dumps(meta, sort_keys=True)
+    data = payload.getvalue()
     header = {
         "version": VERSION,
-        "payload_bytes": payload.tell(),
-        "sha256": _digest(meta_json, payload.getvalue()),
+        "payload_bytes": len(data),
+        "sha256": _digest(meta_json, data),
         "meta": meta_json,
     }
-    return MAGIC + json.dumps(header).encode() + b"\n" + payload.getvalue()
+    return MAGIC + json.dumps(header).encode() + b"\n" + data
 
 
 def write_sidecar(path: str | os.PathLike, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
@@ -102,4 +105,6 @@ def unnest(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _digest(meta_json: str, payload: bytes) -> str:
-    return hashlib.sha256(meta_json.encode(errors="surrogatepass") + b"\n" + payload).hexdigest()
+    digest = hashlib.sha256(meta_json.encode(errors="surrogatepass") + b"\n")
+    digest.update(payload)
+    return digest.hexdigest()

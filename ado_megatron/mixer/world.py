@@ -140,15 +140,23 @@ class World:
         except (AttributeError, RuntimeError, ValueError):
             return None
 
-    def gather_int64(self, value: int) -> list[int]:
-        """Every rank's 64-bit integer, in rank order, on every rank."""
+    def all_same(self, digest: int) -> bool:
+        """Whether every rank holds the same 63-bit integer: one reduction of 16 bytes, however many ranks there are."""
         if self.size == 1:
-            return [int(value)]
-        mine = torch.tensor([value], dtype=torch.int64, device=self.device)
-        everyone = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(everyone, mine)
-        self.traffic.count(8 * self.size)
-        return torch.cat(everyone).tolist()
+            return True
+        ends_2 = torch.tensor([digest, -digest], dtype=torch.int64, device=self.device)
+        dist.all_reduce(ends_2, dist.ReduceOp.MAX)
+        self.traffic.count(16)
+        highest, lowest = ends_2.tolist()
+        return highest == -lowest
+
+    def gather_on_zero(self, value: Any) -> list[Any]:
+        """Every rank's picklable `value`, in rank order, on rank zero; [] elsewhere. For error reports."""
+        if self.size == 1:
+            return [value]
+        everyone: list[Any] = [None] * self.size
+        dist.gather_object(value, everyone if self.is_zero else None)
+        return everyone if self.is_zero else []
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's picklable `value`, in rank order, on every rank. For error reports, not for the fast path."""
@@ -161,43 +169,53 @@ class World:
     def require_same(self, facts: dict[str, Any]) -> None:
         """Stop every rank when one started with other facts than rank zero.
 
-        Costs one 8-byte gather when all is well; the facts themselves travel only to write the message.
+        Costs one 16-byte reduction when all is well; the facts themselves travel only to write the message.
         Raises RanksDisagree on all ranks, naming the first differing fact and the ranks that hold it.
         """
-        digests = self.gather_int64(digest64(repr(sorted(facts.items()))))
-        if len(set(digests)) == 1:
+        if self.all_same(digest64(repr(sorted(facts.items())))):
             return
-        everyone = self.gather({name: repr(value) for name, value in facts.items()})
-        reference = everyone[0]
-        for name in sorted(set().union(*everyone)):
-            other = [r for r, theirs in enumerate(everyone) if theirs.get(name) != reference.get(name)]
-            if other:
-                theirs = everyone[other[0]].get(name)
-                raise RanksDisagree(
-                    f"{_ranks(other)} started with another {name} than rank 0 ({_short(theirs)} against "
-                    f"{_short(reference.get(name))}); start every rank with the same options, data and seed"
-                )
-        raise RanksDisagree("ranks started with different facts that print alike; start every rank the same way")
+        everyone = self.gather_on_zero({name: repr(value) for name, value in facts.items()})
+        raise RanksDisagree(self.run_on_rank_zero(lambda: _other_facts(everyone)))
 
     def require_same_rows(self, first_block: int, digest_S: np.ndarray) -> None:
         """Stop every rank, before the next batch, when one holds other rows of the table.
 
-        digest_S: int64 digest of each row from first_block on. One 8-byte gather when all is well.
+        digest_S: int64 digest of each row from first_block on. One 16-byte reduction when all is well.
         """
-        chains = self.gather_int64(digest64(np.ascontiguousarray(digest_S, dtype=np.int64).tobytes()))
-        if len(set(chains)) == 1:
+        digest_S = np.ascontiguousarray(digest_S, dtype=np.int64)
+        if self.all_same(digest64(digest_S.tobytes())):
             return
-        everyone = self.gather(np.asarray(digest_S, dtype=np.int64).tolist())
-        blocks = {}
-        for rank, theirs in enumerate(everyone):
-            differs = [s for s, (a, b) in enumerate(zip(theirs, everyone[0], strict=False)) if a != b]
-            if differs or len(theirs) != len(everyone[0]):
-                blocks[rank] = first_block + (differs[0] if differs else min(len(theirs), len(everyone[0])))
-        raise RanksDisagree(
-            f"{_ranks(sorted(blocks))}: the mixture differs from that of rank 0 from block {min(blocks.values())} on; "
-            "the run stops before a batch is drawn from it: resume from the last checkpoint, and check the memory of "
-            "those hosts"
-        )
+        everyone = self.gather_on_zero(digest_S)
+        raise RanksDisagree(self.run_on_rank_zero(lambda: _other_rows(everyone, first_block)))
+
+
+def _other_facts(everyone: list[dict[str, str]]) -> str:
+    """The sentence that names the first differing fact and the ranks that hold it. everyone: facts by rank."""
+    reference = everyone[0]
+    for name in sorted(set().union(*everyone)):
+        other = [r for r, theirs in enumerate(everyone) if theirs.get(name) != reference.get(name)]
+        if other:
+            theirs = everyone[other[0]].get(name)
+            return (
+                f"{_ranks(other)} started with another {name} than rank 0 ({_short(theirs)} against "
+                f"{_short(reference.get(name))}); start every rank with the same options, data and seed"
+            )
+    return "ranks started with different facts that print alike; start every rank the same way"
+
+
+def _other_rows(everyone: list[np.ndarray], first_block: int) -> str:
+    """The sentence that names the ranks whose rows differ, and from which block on. everyone: digest_S by rank."""
+    blocks = {}
+    for rank, theirs_S in enumerate(everyone):
+        rows = min(len(theirs_S), len(everyone[0]))
+        differs_S = theirs_S[:rows] != everyone[0][:rows]
+        if differs_S.any() or len(theirs_S) != len(everyone[0]):
+            blocks[rank] = first_block + (int(np.argmax(differs_S)) if differs_S.any() else rows)
+    return (
+        f"{_ranks(sorted(blocks))}: the mixture differs from that of rank 0 from block {min(blocks.values())} on; "
+        "the run stops before a batch is drawn from it: resume from the last checkpoint, and check the memory of "
+        "those hosts"
+    )
 
 
 def digest64(data: bytes | str) -> int:

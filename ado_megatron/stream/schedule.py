@@ -56,13 +56,13 @@ class Schedule:
     order, as the static blend would: a run can then come from that blend and go back to it inside an epoch.
     window_bytes: shared memory for rows; when the run's rows do not fit, the table is a ring of as many rows as fit
     but at least min_rows (what may be planned ahead of the slowest reader). wait_deadline: seconds a reader waits for
-    a row.
+    a row. own_table: make the table now; else with the first use, unless `share_table` comes before.
     """
 
     def __init__(
         self, lengths_C: ArrayLike, block_size: int, num_blocks: int, seed: int, *,
         stream_id_C: ArrayLike | None = None, in_order: bool = False,
-        window_bytes: int = WINDOW_BYTES, min_rows: int = 64, wait_deadline: float = 600.0,
+        window_bytes: int = WINDOW_BYTES, min_rows: int = 64, wait_deadline: float = 600.0, own_table: bool = True,
     ):  # fmt: skip
         self.length_C = np.array(lengths_C, dtype=np.int64)
         num_datasets = len(self.length_C)
@@ -71,7 +71,8 @@ class Schedule:
         self.in_order = in_order
         self._check()
         capacity = max(min_rows, window_bytes // bytes_per_row(num_datasets), 2)
-        self.table = SharedTable(min(max(self.num_blocks, 1), capacity), num_datasets, wait_deadline)
+        self._table_shape = min(max(self.num_blocks, 1), capacity), num_datasets, wait_deadline
+        self._table = SharedTable(*self._table_shape) if own_table else None
         identity_N = derive_key_N((self.seed, self.block_size), self.stream_id_C, self.length_C)
         self.digest = derive_key(*identity_N.tolist()) >> 1
         self._forget_blocks()
@@ -95,14 +96,30 @@ class Schedule:
             )
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_blocks": OrderedDict()}
+        return {**self.__dict__, "_table": self.table, "_blocks": OrderedDict()}
 
     # ---------------------------------------------------------------- planning
 
     @property
+    def table(self) -> SharedTable:
+        """The rows."""
+        if self._table is None:
+            self._table = SharedTable(*self._table_shape)
+        return self._table
+
+    def share_table(self, lender: tuple[int, ...]) -> bool:
+        """Read the rows in the table of another process, which publishes the same ones first; before anything is
+        published here. lender: its `address`. False, and this process has a table of its own, where it cannot be."""
+        try:
+            self._table = SharedTable(*self._table_shape, lender=lender)
+        except OSError:
+            return False
+        return True
+
+    @property
     def planned(self) -> int:
         """Blocks published so far."""
-        return self.table.planned
+        return self.table.next_block if self.table.borrowed else self.table.planned
 
     @property
     def num_samples(self) -> int:

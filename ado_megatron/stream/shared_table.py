@@ -12,6 +12,7 @@ Legend: C datasets, S rows, R slots.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import multiprocessing.reduction
 import os
@@ -39,25 +40,62 @@ class SharedTable:
 
     The memory is anonymous (a memfd), so no size of /dev/shm limits it and nothing is left behind by a killed process.
     Forked processes share it as it is; spawned ones get its file descriptor when multiprocessing pickles the table for
-    them. A table holds two descriptors, this one and that of the mapping, which go with it.
+    them. A table holds two descriptors, this one and that of the mapping, which go with it; a borrowed one the latter.
 
     capacity: rows. wait_deadline: seconds that `read` waits. planned, first: int64 words that all processes see.
+    lender: `address` of the table of another process on this machine, in whose memory this one reads: its own `write`
+    and `rewind` then compute what they would, and store nothing.
     """
 
-    def __init__(self, capacity: int, num_datasets: int, wait_deadline: float):
+    def __init__(
+        self, capacity: int, num_datasets: int, wait_deadline: float, lender: tuple[int, ...] | None = None
+    ):  # fmt: skip
         """An empty table; block 0 is next. Raises OSError where the memory cannot be had."""
         self.capacity, self.num_datasets, self.wait_deadline = capacity, num_datasets, wait_deadline
         self._slots = capacity + 1  # the row before the oldest is where that one starts
-        descriptor = os.memfd_create("ado-table")
-        os.ftruncate(descriptor, 8 * (_RANGE + self._slots * (_HEADER + num_datasets)))
-        self._attach(descriptor)
+        self._lender = lender
+        self._attach(self._new_memory() if lender is None else self._lent_memory(lender))
         self.rewind(0, np.zeros(num_datasets, dtype=np.int64))
+
+    def _num_bytes(self) -> int:
+        return 8 * (_RANGE + self._slots * (_HEADER + self.num_datasets))
+
+    def _new_memory(self) -> int:
+        """The descriptor of memory of our own."""
+        descriptor = os.memfd_create("ado-table")
+        os.ftruncate(descriptor, self._num_bytes())
+        return descriptor
+
+    def _lent_memory(self, lender: tuple[int, ...]) -> int:
+        """The descriptor, for reading, of another process's table. Raises OSError where that is not what it said."""
+        process, number, *identity = lender
+        descriptor = os.open(f"/proc/{process}/fd/{number}", os.O_RDONLY | os.O_CLOEXEC)
+        found = os.fstat(descriptor)
+        if [found.st_dev, found.st_ino] != identity or found.st_size != self._num_bytes():
+            os.close(descriptor)
+            raise OSError(errno.ESTALE, "another file than the table that was named")
+        return descriptor
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether the memory is that of another process."""
+        return self._lender is not None
+
+    @property
+    def address(self) -> tuple[int, int, int, int]:
+        """Where processes of this machine and user find the memory, and what tells it from any other."""
+        found = os.fstat(self._descriptor)
+        return os.getpid(), self._descriptor, found.st_dev, found.st_ino
 
     def _attach(self, descriptor: int) -> None:
         """Map the memory: two words of range, then the headers, then the sums of all slots."""
-        self._descriptor = descriptor
-        weakref.finalize(self, os.close, descriptor)
-        words = np.frombuffer(mmap.mmap(descriptor, 0), dtype=np.int64)
+        access = mmap.ACCESS_READ if self.borrowed else mmap.ACCESS_WRITE
+        words = np.frombuffer(mmap.mmap(descriptor, 0, access=access), dtype=np.int64)
+        if self.borrowed:
+            os.close(descriptor)
+        else:
+            self._descriptor = descriptor
+            weakref.finalize(self, os.close, descriptor)
         self._range_2, rest = words[:_RANGE], words[_RANGE:]
         self.header_RxH = rest[: self._slots * _HEADER].reshape(self._slots, _HEADER)
         self.end_RxC = rest[self._slots * _HEADER :].reshape(self._slots, self.num_datasets)
@@ -65,15 +103,14 @@ class SharedTable:
         self._odd_C = (derive_key_N((12,), np.arange(self.num_datasets)) | np.uint64(1)).view(np.int64)
 
     def __getstate__(self) -> dict:
-        keep = ("capacity", "num_datasets", "wait_deadline", "_slots")
-        return {name: self.__dict__[name] for name in keep} | {
-            "memory": multiprocessing.reduction.DupFd(self._descriptor)
-        }
+        keep = ("capacity", "num_datasets", "wait_deadline", "next_block", "_slots", "_end_C", "_lender")
+        memory = None if self.borrowed else multiprocessing.reduction.DupFd(self._descriptor)
+        return {name: self.__dict__[name] for name in keep} | {"memory": memory}
 
     def __setstate__(self, state: dict) -> None:
         memory = state.pop("memory")
         self.__dict__.update(state)
-        self._attach(memory.detach())
+        self._attach(memory.detach() if self._lender is None else self._lent_memory(self._lender))
 
     @property
     def planned(self) -> int:
@@ -87,6 +124,9 @@ class SharedTable:
 
     def rewind(self, block: int, start_C: np.ndarray) -> None:
         """Empty the table and go on at `block`, before which there are start_C samples. Before any reader starts."""
+        self.next_block, self._end_C = int(block), np.array(start_C, dtype=np.int64)  # of the next `write`
+        if self.borrowed:
+            return
         self.header_RxH[:] = _EMPTY
         self._range_2[:] = block
         slot = (block - 1) % self._slots
@@ -103,21 +143,25 @@ class SharedTable:
 
     def write(self, counts_SxC: np.ndarray) -> np.ndarray:
         """Append rows, then announce them; by the planning process alone. Returns their digests, int64."""
-        first, digests = self.planned, [np.zeros(0, dtype=np.int64)]
-        row, end_C = 0, self.end_RxC[(first - 1) % self._slots].copy()  # a short ring may write there
+        first, row, digests = self.next_block, 0, [np.zeros(0, dtype=np.int64)]
         while row < len(counts_SxC):
             slot = (first + row) % self._slots
             size = min(len(counts_SxC) - row, self._slots - slot, max(1, _CHUNK_CELLS // self.num_datasets))
             end_SxC = self.end_RxC[slot : slot + size]  # summed up where it stays
+            if self.borrowed:
+                end_SxC = np.empty_like(end_SxC)
             end_SxC[:] = counts_SxC[row : row + size]
-            end_SxC[0] += end_C
+            end_SxC[0] += self._end_C
             np.add.accumulate(end_SxC, axis=0, out=end_SxC)
-            end_C = end_SxC[-1].copy()
+            self._end_C = end_SxC[-1].copy()
             block_S = np.arange(first + row, first + row + size)
             digests.append(self._digest_S(block_S, end_SxC))
-            self.header_RxH[slot : slot + size] = np.stack([block_S, digests[-1]], axis=1)
+            if not self.borrowed:
+                self.header_RxH[slot : slot + size] = np.stack([block_S, digests[-1]], axis=1)
             row += size
-        self._range_2[1] = first + len(counts_SxC)
+        self.next_block = first + len(counts_SxC)
+        if not self.borrowed:
+            self._range_2[1] = self.next_block
         return np.concatenate(digests)
 
     def read(self, block: int) -> tuple[np.ndarray, np.ndarray, int]:

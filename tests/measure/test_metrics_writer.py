@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from ado_megatron.measure.metrics import read_metrics
-from ado_megatron.measure.metrics_writer import MetricsWriter, StepGroups
+from ado_megatron.measure.metrics_writer import (
+    MOST_CELLS,
+    MOST_FIT_CELLS,
+    MetricsWriter,
+    StepGroups,
+    fits_between,
+    lines_between,
+)
 
 
 class Clock:
@@ -236,8 +243,19 @@ def test_an_interval_sums_its_steps_and_averages_losses_over_tokens():
     assert values["steps"] == 1 and np.isnan(values["loss_K"][0]) and values["loss_K"][1] == 1.5
 
 
-def test_lines_of_many_domains_are_rarer():
-    for size, last in ((22, 10), (1000, 100)):
-        groups = StepGroups(size, 10)
-        made = [groups.add(step, np.ones(size, np.int64), np.ones((size, 2))) for step in range(last)]
-        assert [values is not None for values in made] == [False] * (last - 1) + [True]
+@pytest.mark.parametrize(
+    ("domains", "steps", "between"), [(22, 10**6, 10), (1000, 1000, 100), (1000, 10**6, 500), (10_000, 10**6, 5000)]
+)
+def test_lines_of_many_domains_are_rarer(domains, steps, between):
+    assert lines_between(domains, 10, steps) == between
+    groups = StepGroups(domains, between)
+    made = [groups.add(step, np.ones(domains, np.int64), np.ones((domains, 2))) for step in range(between - 3, between)]
+    assert [values is not None for values in made] == [False, False, True]
+
+
+def test_a_run_of_any_length_and_number_of_domains_writes_within_bounds():
+    for steps, domains in ((10**6, 10**4), (10**7, 32_767), (10**6, 150), (50, 32_767)):
+        assert steps / lines_between(domains, 10, steps) * domains <= MOST_CELLS
+        fits = steps // 1000
+        assert fits / fits_between(domains, fits) * domains <= MOST_FIT_CELLS
+    assert fits_between(22, 20_000) == 1

@@ -15,7 +15,8 @@ def test_a_world_of_one_needs_no_process_group():
     facts = world.traffic
     assert world.all_reduce_sum(torch.ones(3)).tolist() == [1, 1, 1]
     assert world.broadcast({"a": 1}) == {"a": 1}
-    assert world.gather_int64(5) == [5]
+    assert world.gather(5) == world.gather_on_zero(5) == [5]
+    assert world.all_same(5)
     world.require_same({"seed": 1})
     assert facts.calls == 0
 
@@ -36,8 +37,13 @@ def _sum_and_broadcast(rank):
     assert world.all_reduce_sum(torch.tensor([1.0, world.rank])).tolist() == [3.0, 3.0]
     rows = world.broadcast(np.arange(4, dtype=np.int32) if world.is_zero else None)
     np.testing.assert_array_equal(rows, np.arange(4))
-    assert world.gather_int64(10 + world.rank) == [10, 11, 12]
-    assert (world.traffic.calls, world.traffic.payload_bytes) == (3, 8 + 16 + 24)
+    assert world.gather(10 + world.rank) == [10, 11, 12]
+    assert world.gather_on_zero(10 + world.rank) == ([10, 11, 12] if world.is_zero else [])
+    largest = (1 << 63) - 1
+    assert world.all_same(largest) and world.all_same(0)
+    for odd in range(3):
+        assert not world.all_same(largest - (world.rank == odd))
+    assert (world.traffic.calls, world.traffic.payload_bytes) == (7, 8 + 16 + 5 * 16)
 
 
 def test_sum_broadcast_and_gather():
@@ -66,7 +72,7 @@ def _from_zero(rank):
 
         with pytest.raises(seen, match=words):
             world.run_on_rank_zero(fail)
-    assert world.gather_int64(rank) == [0, 1]  # nobody is left behind in a collective
+    assert world.gather(rank) == [0, 1]  # nobody is left behind in a collective
 
 
 def test_what_rank_zero_fails_at_ends_every_rank():

@@ -194,7 +194,7 @@ def test_beyond_the_run_is_an_index_error_at_once():
 def test_an_evicted_row_is_stale_not_wrong():
     schedule = make([[2, 2]] * 3, num_blocks=50, window_bytes=0, min_rows=4)
     reader = make([[2, 2]], num_blocks=50, window_bytes=0, min_rows=4)
-    reader.table = schedule.table
+    reader._table = schedule.table
     schedule.publish(3, [[1, 3]] * 6)
     assert schedule.planned == 9
     with pytest.raises(StaleRow, match=r"block 2 is no longer in the table \(5 to 8 are\)"):
