@@ -106,6 +106,9 @@ class SimulatedWorld(World):
     def gather(self, value: Any) -> list[Any]:
         return self.hub.meet(self.rank, value, lambda parts: [parts[rank] for rank in range(self.size)])
 
+    def gather_int64(self, value: int) -> list[int]:
+        return self.gather(value)
+
     def gather_on_zero(self, value: Any) -> list[Any]:
         everyone = self.gather(value)
         return everyone if self.is_zero else []
@@ -115,10 +118,6 @@ class SimulatedWorld(World):
 
     def timeout(self) -> float | None:
         return None
-
-    @property
-    def ranks_on_node(self) -> int:
-        return ON_NODE
 
 
 class Simulation:

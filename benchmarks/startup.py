@@ -3,12 +3,12 @@
     python benchmarks/startup.py [--prefixes 100 1000 2419] [--frameworks embedded lm deepspeed] [--json]
 
 Frameworks: the trainer of `ado-megatron pretrain` (its stock arm: the same engine over megatron-core's blend), and
-checkouts of Megatron-LM (MEGATRON_LM_DIR) and Megatron-DeepSpeed (MEGATRON_DEEPSPEED_DIR; MEGATRON_PYTHON: an
-interpreter with their packages). ADO_CPU=1 on a machine without a GPU. One rank.
+checkouts of Megatron-LM (MEGATRON_LM_DIR) and Megatron-DeepSpeed (MEGATRON_DEEPSPEED_DIR;
+MEGATRON_PYTHON: an interpreter with their packages). ADO_CPU=1 on a machine without a GPU. One rank.
 
-Each row is a process of its own. cold: no cache of indices. warm: the same start again. other: again with other weights,
-for which a static blend needs another index. The files themselves are in the page cache. `ours` is what is spent in
-our code, without what it calls of the framework (startup_probe.py). Megatron-DeepSpeed mixes at most 254 prefixes
+Each row is a process of its own. cold: no cache of indices. warm: the same start again. other: with other weights,
+for which a static blend needs another index. The files themselves are in the page cache. `ours` is what is spent
+in our code, without what it calls of the framework (startup_probe.py). Megatron-DeepSpeed mixes at most 254 prefixes
 itself, so its validation data are two prefixes of their own.
 """
 

@@ -14,6 +14,13 @@ import torch
 
 from ado_megatron.stream.sample_key import KEY_MASK
 
+MOST_BYTES = 64 << 20  # of device memory between two reductions
+
+
+def meter_rows(steps: int, num_domains: int) -> int:
+    """Rows of a meter that is read every so many steps, or earlier where its memory does not reach so far."""
+    return max(1, min(steps, MOST_BYTES // (16 * num_domains)))
+
 
 class DomainMeter:
     """Loss sums and token counts of each domain for each step of an interval: `sums_TxKx2`, float64.

@@ -24,7 +24,7 @@ from ado_megatron.blend.epoch_caps import caps_from_config
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
 from ado_megatron.measure.draw_log import DrawLog, next_attempt
-from ado_megatron.measure.meter import DomainMeter
+from ado_megatron.measure.meter import DomainMeter, meter_rows
 from ado_megatron.mixer.loader import LoaderSettings, check_shared_memory
 from ado_megatron.mixer.node_table import share_table
 from ado_megatron.mixer.owner_lock import OwnerLock
@@ -35,8 +35,6 @@ from ado_megatron.mixer.sidecar import read_sidecar, write_sidecar
 from ado_megatron.mixer.stop_notice import StopNotice
 from ado_megatron.mixer.world import World
 from ado_megatron.stream.schedule import Schedule
-
-METER_BYTES = 64 << 20  # at most this much device memory between two reductions
 
 
 class Mixer:
@@ -72,7 +70,10 @@ class Mixer:
             min_rows=config.refit_interval + self.refits.fit_lag + self.lookahead + 2,
             wait_deadline=config.wait_deadline, own_table=world.size == 1,
         )  # fmt: skip
-        self.meter = _make_meter(config, domains, world)
+        self.meter = DomainMeter(
+            meter_rows(config.refit_interval + 1, len(domains.names_K)), domains.domain_of_C, len(domains.names_K),
+            contributes=world.contributes, device=world.device,
+        )  # fmt: skip
         self.draw_log: DrawLog | None = None  # with --ado-audit, from `start` on
         self.rank_zero: RankZero | None = None  # on rank zero, from the first call on that needs it
         self._lock = OwnerLock(self.directory)
@@ -296,9 +297,3 @@ class Mixer:
         """Stop fits under way, and remove their files: where `close` does not come any more, since the run fails."""
         if self.rank_zero is not None:
             self.rank_zero.cancel_fits()
-
-
-def _make_meter(config: AdoConfig, domains: Domains, world: World) -> DomainMeter:
-    num_domains = len(domains.names_K)
-    rows = max(1, min(config.refit_interval + 1, METER_BYTES // (16 * num_domains)))
-    return DomainMeter(rows, domains.domain_of_C, num_domains, contributes=world.contributes, device=world.device)

@@ -140,6 +140,16 @@ class World:
         except (AttributeError, RuntimeError, ValueError):
             return None
 
+    def gather_int64(self, value: int) -> list[int]:
+        """Every rank's 64-bit integer, in rank order, on every rank."""
+        if self.size == 1:
+            return [int(value)]
+        mine = torch.tensor([value], dtype=torch.int64, device=self.device)
+        everyone = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(everyone, mine)
+        self.traffic.count(8 * self.size)
+        return torch.cat(everyone).tolist()
+
     def all_same(self, digest: int) -> bool:
         """Whether every rank holds the same 63-bit integer: one reduction of 16 bytes, however many ranks there are."""
         if self.size == 1:

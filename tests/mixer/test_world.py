@@ -37,13 +37,13 @@ def _sum_and_broadcast(rank):
     assert world.all_reduce_sum(torch.tensor([1.0, world.rank])).tolist() == [3.0, 3.0]
     rows = world.broadcast(np.arange(4, dtype=np.int32) if world.is_zero else None)
     np.testing.assert_array_equal(rows, np.arange(4))
-    assert world.gather(10 + world.rank) == [10, 11, 12]
+    assert world.gather_int64(10 + world.rank) == [10, 11, 12]
     assert world.gather_on_zero(10 + world.rank) == ([10, 11, 12] if world.is_zero else [])
     largest = (1 << 63) - 1
     assert world.all_same(largest) and world.all_same(0)
     for odd in range(3):
         assert not world.all_same(largest - (world.rank == odd))
-    assert (world.traffic.calls, world.traffic.payload_bytes) == (7, 8 + 16 + 5 * 16)
+    assert (world.traffic.calls, world.traffic.payload_bytes) == (8, 8 + 16 + 24 + 5 * 16)
 
 
 def test_sum_broadcast_and_gather():
