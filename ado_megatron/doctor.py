@@ -35,7 +35,8 @@ MEGATRON_CORE = "0.16.1"  # the last for Python 3.10 and 3.11; from 3.12 on ever
 MEGATRON_CORE_BELOW = "0.20"
 NEEDED = ("numpy", "scipy", "sentencepiece", "tqdm", "rich", "jinja2")
 OPTIONAL = {
-    "matplotlib": "the pictures of `report`",
+    "matplotlib": "the picture of `report`",
+    "plotly": "the page of `report`",
     "tensorboard": "TensorBoard logs",
     "zstandard": ".jsonl.zst input of `prepare`",
     "tokenizers": "Hugging Face tokenizer files",

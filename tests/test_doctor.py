@@ -11,7 +11,7 @@ from ado_megatron.doctor import BAD, NOTE, OK, Facts, examine
 GOOD = Facts(
     python=(3, 11),
     versions={"torch": "2.13.0+cpu", "deepspeed": "0.19.8", "megatron-core": "0.16.1", "numpy": "2.4.6",
-              "scipy": "1.17.1", "sentencepiece": "0.2.3", "tqdm": "4.70.1", "matplotlib": "3.11.2",
+              "scipy": "1.17.1", "sentencepiece": "0.2.3", "tqdm": "4.70.1", "matplotlib": "3.11.2", "plotly": "7.1.0",
               "tensorboard": "2.21.0", "rich": "15.0.0", "jinja2": "3.1.6",
               "zstandard": "0.25.0", "tokenizers": "0.23.3"},
     core_helpers=True, compiler="g++ 12", interfaces=("lo", "eth0"), shm_free=1 << 30,
@@ -36,7 +36,7 @@ def test_what_is_needed_and_missing_is_bad_and_says_how_to_install_it(name):
     assert found.level == BAD and f"pip install {name}" in found.text
 
 
-@pytest.mark.parametrize("name", ["matplotlib", "tensorboard", "zstandard", "tokenizers"])
+@pytest.mark.parametrize("name", ["matplotlib", "plotly", "tensorboard", "zstandard", "tokenizers"])
 def test_what_is_optional_and_missing_is_a_note(name):
     assert finding(name, versions={name: None}).level == NOTE
 
