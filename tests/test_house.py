@@ -20,7 +20,7 @@ FLOORS = [
     ["stream", "policy", "scaling_law", "blend"],
     ["profiles"],
     ["option_fields"],
-    ["files", "npz", "tables", "errors", "processes"],
+    ["files", "npz", "tables", "errors", "processes", "messages"],
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
