@@ -16,6 +16,7 @@ Legend: K domains.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -52,7 +53,7 @@ def probed(weights_K: np.ndarray, sign_K: np.ndarray, size: float) -> np.ndarray
 class ProbedPolicy:
     """A policy whose weights are probed. `base_K` of a state are the weights without the probe."""
 
-    def __init__(self, policy, size: float, length: int, seed: int):
+    def __init__(self, policy: Any, size: float, length: int, seed: int):
         """size: the greatest change of a weight, a part of it (0.2 is 20 %). length: blocks of half a pair."""
         self.policy, self.size, self.length, self.seed = policy, size, length, seed
 
