@@ -24,8 +24,10 @@ COMMANDS = {
 
 def usage() -> str:
     """The help text: every command in a line."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    from ado_megatron.tables import text_table  # rich, which no other line of this module needs
+
+    table = [("command", list(COMMANDS)), ("what", [text for _, text in COMMANDS.values()])]
+    lines = ["  " + line for line in text_table(table, {"command", "what"}, headings=False).split("\n")]
     return "\n".join(
         ["usage: ado-megatron COMMAND [options]", "", "commands:", *lines, "", "ado-megatron COMMAND --help says more."]
     )

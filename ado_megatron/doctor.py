@@ -253,12 +253,24 @@ def _resolves() -> bool:
     return True
 
 
+def _table(findings: Sequence[Finding]) -> str:
+    """A finding a line; without columns where the library that lays them out is among what is missing."""
+    try:
+        from ado_megatron.tables import text_table
+    except ImportError:
+        return "\n".join(f"{finding.level} {finding.subject}: {finding.text}" for finding in findings)
+    columns = [
+        ("level", [finding.level for finding in findings]), ("subject", [finding.subject for finding in findings]),
+        ("text", [finding.text for finding in findings]),
+    ]  # fmt: skip
+    return text_table(columns, {"level", "subject", "text"}, headings=False)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print every finding. Returns 1 if one of them is BAD, else 0."""
     Parser(prog="ado-megatron doctor", description=__doc__.split("\n\n")[0]).parse_args(argv)
     findings = list(examine(look()))
-    for finding in findings:
-        print(f"{finding.level:<5} {finding.subject:<19} {finding.text}")
+    print(_table(findings))
     bad = sum(finding.level == BAD for finding in findings)
     print(f"{bad} problem{'s' * (bad != 1)}" if bad else "all that is needed is here")
     return 1 if bad else 0

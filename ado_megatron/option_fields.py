@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 from ado_megatron.errors import UserError
 
@@ -23,9 +23,9 @@ RANKS = ("value", "content", "free")
 
 
 def option(
-    default: Any, help: str, *, kind: type | None = None, choices: Iterable | None = None, low=None, high=None,
-    above=None, nargs=None, resume: str = "accept", ranks: str = "value", compare: bool = True,
-    before: Any = None,
+    default: Any, help: str, *, kind: type | None = None, choices: Iterable | None = None,
+    low: float | None = None, high: float | None = None, above: float | None = None, nargs: int | str | None = None,
+    resume: str = "accept", ranks: str = "value", compare: bool = True, before: Any = None,
 ) -> Any:  # fmt: skip
     """A dataclass field with its documentation, its range (low ≤ value ≤ high, value > above) and its meaning.
 
@@ -139,5 +139,6 @@ def from_args(options: type, namespace: argparse.Namespace, prefix: str = "--") 
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are UserErrors: one sentence, exit code 2, like every other bad input."""
 
-    def error(self, message: str):  # noqa: D102
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError."""
         raise UserError(f"{message}; `{self.prog} --help` lists the options")

@@ -1,6 +1,7 @@
 """The doctor's judgements, from written-down facts; and that it can look at this machine."""
 import dataclasses
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,13 @@ def test_a_name_that_does_not_resolve_matters_unless_an_interface_is_chosen():
 def test_little_shared_memory_and_an_old_python():
     assert finding("shared memory", shm_free=64 << 20).level == NOTE
     assert finding("Python", python=(3, 9)).level == BAD
+
+
+def test_it_speaks_also_where_the_library_for_tables_is_missing(monkeypatch):
+    findings = [doctor.Finding(BAD, "rich", "is not installed"), doctor.Finding(OK, "torch", "2.13")]
+    assert doctor._table(findings) == "BAD  rich   is not installed\nok   torch  2.13"
+    monkeypatch.setitem(sys.modules, "ado_megatron.tables", None)
+    assert doctor._table(findings) == "BAD rich: is not installed\nok torch: 2.13"
 
 
 def test_this_machine_is_looked_at(capsys):

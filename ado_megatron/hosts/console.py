@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import sys
 import time
 from collections.abc import Mapping
 from typing import NoReturn
 
+from ado_megatron import messages
 from ado_megatron.errors import UserError
 
 MARK = "ado: "
@@ -71,21 +71,6 @@ def _ranks_are_known() -> bool:
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
-class _Printer(logging.Handler):
-    """Warnings of this package on stderr, marked as ours, with the rank: they may be of one rank alone."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print it; a stderr that cannot be written stops nothing."""
-        with contextlib.suppress(OSError, ValueError):
-            rank = os.environ.get("RANK", "0")
-            print(f"{MARK}rank {rank}: {record.getMessage().removeprefix(MARK)}", file=sys.stderr, flush=True)
-
-
 def print_warnings() -> None:
-    """Print the warnings of this package's loggers, whatever the framework makes of logging. A second call does
-    nothing."""
-    logger = logging.getLogger("ado_megatron")
-    if not any(isinstance(handler, _Printer) for handler in logger.handlers):
-        logger.addHandler(_Printer(logging.WARNING))
-        logger.setLevel(logging.WARNING)  # else the root's level holds, which the framework sets
-        logger.propagate = False
+    """Print the warnings of this package's loggers (messages.py) as lines of ours."""
+    messages.print_warnings(MARK)

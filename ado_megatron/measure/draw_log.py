@@ -26,10 +26,12 @@ import json
 import re
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 DRAWN, SEEN, SKIPPED = 0, 1, 2
 FORMAT = "ado-draws"
@@ -64,8 +66,9 @@ class DrawLog:
     """
 
     def __init__(
-        self, directory: str | Path, rank: int, *, attempt: int, step: int, lengths_C, seed: int, stream_id_C=None,
-        start_C=None, first_sample: int | None = None, **place: int,
+        self, directory: str | Path, rank: int, *, attempt: int, step: int, lengths_C: Sequence[int] | np.ndarray,
+        seed: int, stream_id_C: Sequence[int] | np.ndarray | None = None,
+        start_C: Sequence[int] | np.ndarray | None = None, first_sample: int | None = None, **place: int,
     ):  # fmt: skip
         start_C = np.zeros(len(lengths_C), dtype=np.int64) if start_C is None else start_C
         stream_id_C = range(len(lengths_C)) if stream_id_C is None else stream_id_C
@@ -81,11 +84,11 @@ class DrawLog:
         self._records: list[tuple[int, int, np.ndarray, np.ndarray]] = []
         self._buffered, self._step = 0, int(step)
 
-    def drawn(self, step: int, key_B, sample_B) -> None:
+    def drawn(self, step: int, key_B: ArrayLike, sample_B: ArrayLike) -> None:
         """A micro-batch was drawn for `step`: its `ado_key` and `ado_sample`."""
         self._add(DRAWN, step, key_B, sample_B)
 
-    def seen(self, step: int, key_B) -> None:
+    def seen(self, step: int, key_B: ArrayLike) -> None:
         """A loss was computed on a micro-batch in `step`. A replayed step may log all of its samples again."""
         self._add(SEEN, step, key_B, ())
 

@@ -31,7 +31,8 @@ class DomainMeter:
     """
 
     def __init__(
-        self, rows: int, domain_of_C: np.ndarray, num_domains: int, *, contributes: bool, device="cpu",
+        self, rows: int, domain_of_C: np.ndarray, num_domains: int, *, contributes: bool,
+        device: torch.device | str = "cpu",
         evaluation: bool = False,
     ):  # fmt: skip
         self.contributes = contributes

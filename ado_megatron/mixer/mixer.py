@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ado_megatron.blend.domains import Domains
 from ado_megatron.blend.epoch_caps import caps_from_config
@@ -53,8 +54,8 @@ class Mixer:
 
     def __init__(
         self, config: AdoConfig, domains: Domains, *, total_samples: int, block_size: int, world: World,
-        run_dir: str | Path, loader: LoaderSettings | None = None, samples_per_pass=None, in_order: bool = False,
-        origin: dict[str, Any] | None = None, log: Callable[[str], None] = print,
+        run_dir: str | Path, loader: LoaderSettings | None = None, samples_per_pass: ArrayLike | None = None,
+        in_order: bool = False, origin: dict[str, Any] | None = None, log: Callable[[str], None] = print,
     ):  # fmt: skip
         self._given, self.config, self.domains, self.world = config, config.resolved(), domains, world
         self.loader = loader or LoaderSettings()

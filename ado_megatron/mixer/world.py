@@ -27,6 +27,7 @@ class Traffic:
     payload_bytes: int = 0
 
     def count(self, num_bytes: int) -> None:
+        """One call more, with so many bytes."""
         self.calls += 1
         self.payload_bytes += int(num_bytes)
 
@@ -63,6 +64,7 @@ class World:
 
     @property
     def is_zero(self) -> bool:
+        """Whether this is rank zero, which plans."""
         return self.rank == 0
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ado_megatron.errors import UserError
+from ado_megatron.files import read_text
 from ado_megatron.policy.context import PolicyContext, as_context
 from ado_megatron.policy.options import PolicyOptions
 from ado_megatron.policy.state import PolicyState, normalised, state_at
@@ -39,6 +39,10 @@ class StaticPolicy:
     def constant_until(self, state: PolicyState, laws: Laws | None, stop: int) -> int:
         """As of AdoPolicy: to the end, but a state that another policy saved has other weights for one block."""
         return stop if np.array_equal(state.weights_K, self.prior_K) else min(state.step + 1, stop)
+
+    def at_block(self, state: PolicyState) -> PolicyState:
+        """A state, of whatever origin, with the weights of its block."""
+        return state.at_weights(self.prior_K)
 
     def step(self, state: PolicyState, laws: Laws | None, counts_K: ArrayLike) -> PolicyState:
         """As of AdoPolicy."""
@@ -76,15 +80,17 @@ class StagesPolicy:
         """As of AdoPolicy: to the next declared block."""
         return min([block for block, _ in self.stages if block > state.step] + [stop])
 
+    def at_block(self, state: PolicyState) -> PolicyState:
+        """A state, of whatever origin, with the weights that are declared for its block."""
+        return state.at_weights(self._weights(state.step))
+
     def step(self, state: PolicyState, laws: Laws | None, counts_K: ArrayLike) -> PolicyState:
         """As of AdoPolicy."""
-        state = state.after(counts_K)
-        return state.at_weights(self._weights(state.step))
+        return self.at_block(state.after(counts_K))
 
     def step_constant(self, state: PolicyState, laws: Laws | None, counts_SxK: np.ndarray) -> PolicyState:
         """`step` over several blocks before `constant_until`: the same state, bit for bit."""
-        state = state.after(counts_SxK.sum(axis=0), len(counts_SxK))
-        return state.at_weights(self._weights(state.step))
+        return self.at_block(state.after(counts_SxK.sum(axis=0), len(counts_SxK)))
 
 
 def read_stages(path: str, num_domains: int, names_K: Sequence[str] | None = None) -> list[tuple[int, np.ndarray]]:
@@ -92,10 +98,10 @@ def read_stages(path: str, num_domains: int, names_K: Sequence[str] | None = Non
 
     A domain that a mapping leaves out gets weight 0. Raises UserError when the file does not say that.
     """
+    text = read_text(path, f"cannot read stages from {path}")
     try:
-        entries = json.loads(pathlib.Path(path).read_text())
-        stages = [(int(entry["block"]), entry["weights"]) for entry in entries]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        stages = [(int(entry["block"]), entry["weights"]) for entry in json.loads(text)]
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         form = '[{"block": 0, "weights": …}, …]'
         raise UserError(f"cannot read stages from {path}: {error}; expected {form}") from None
     blocks = [block for block, _ in stages]

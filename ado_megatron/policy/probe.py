@@ -16,6 +16,7 @@ Legend: K domains.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -52,17 +53,17 @@ def probed(weights_K: np.ndarray, sign_K: np.ndarray, size: float) -> np.ndarray
 class ProbedPolicy:
     """A policy whose weights are probed. `base_K` of a state are the weights without the probe."""
 
-    def __init__(self, policy, size: float, length: int, seed: int):
+    def __init__(self, policy: Any, size: float, length: int, seed: int):
         """size: the greatest change of a weight, a part of it (0.2 is 20 %). length: blocks of half a pair."""
         self.policy, self.size, self.length, self.seed = policy, size, length, seed
 
     def initial_state(self) -> PolicyState:
         """The policy's own, probed."""
-        return self._probed(self.policy.initial_state())
+        return self.at_block(self.policy.initial_state())
 
     def step(self, state: PolicyState, laws: Laws | None, counts_K: ArrayLike) -> PolicyState:
         """As of AdoPolicy. The policy itself sees the weights without the probe."""
-        return self._probed(self.policy.step(dataclasses.replace(state, weights_K=state.base_K), laws, counts_K))
+        return self.at_block(self.policy.step(dataclasses.replace(state, weights_K=state.base_K), laws, counts_K))
 
     def spans(self, first: int, stop: int) -> list[tuple[np.ndarray, int]]:
         """The policy's own: a probe moves nothing on average."""
@@ -72,6 +73,7 @@ class ProbedPolicy:
         """As of AdoPolicy: at most to the end of the half pair."""
         return min(self.policy.constant_until(state, laws, stop), (state.step // self.length + 1) * self.length)
 
-    def _probed(self, state: PolicyState) -> PolicyState:
+    def at_block(self, state: PolicyState) -> PolicyState:
+        """The state with the probe of its block."""
         sign_K = probe_signs(state.step, len(state.base_K), self.length, self.seed)
         return dataclasses.replace(state, weights_K=probed(state.base_K, sign_K, self.size))

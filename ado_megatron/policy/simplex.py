@@ -9,7 +9,7 @@ _FEW = 128  # kinks that are all tried at once
 _NOTHING = 1e-100  # a share this small is no share: scaling it up would overflow
 
 
-def project(p_K, lower_K, upper_K) -> np.ndarray:
+def project(p_K: np.ndarray, lower_K: np.ndarray, upper_K: np.ndarray) -> np.ndarray:
     """Euclidean projection of p onto {lower ≤ q ≤ upper, Σ q = 1}.
 
     The minimiser of ½|q − p|² is q = clip(p + t, lower, upper) with the one t that makes the sum 1. The sum is
@@ -21,7 +21,7 @@ def project(p_K, lower_K, upper_K) -> np.ndarray:
     return _settle(_clip(p_K + t, lower_K, upper_K), lower_K, upper_K)
 
 
-def project_proportional(p_K, lower_K, upper_K) -> np.ndarray:
+def project_proportional(p_K: np.ndarray, lower_K: np.ndarray, upper_K: np.ndarray) -> np.ndarray:
     """The point clip(s·p, lower, upper) with sum 1: shares inside the bounds keep their ratios.
 
     It is the projection in Kullback-Leibler divergence (the minimiser of Σ q log(q/p)). Where p is 0 nothing can
@@ -46,7 +46,7 @@ def project_proportional(p_K, lower_K, upper_K) -> np.ndarray:
     return _settle(q_K, lower_K, upper_K)
 
 
-def rescale_and_clip(p_K, min_share) -> np.ndarray:
+def rescale_and_clip(p_K: np.ndarray, min_share: float) -> np.ndarray:
     """The clip of the released code: scale to the room left, raise to min_share, normalise.
 
     Normalising last takes small shares under min_share again, and K·min_share ≥ 1 makes the result uniform.

@@ -9,6 +9,7 @@ arrays, a picture, or a fixed mixture for --data-path.
     trace.py    what was recorded, checked;   command.py: the replay and its command line;   plot.py: its picture
 """
 
+from ado_megatron.replay.command import Replay, replay
 from ado_megatron.replay.trace import Trace, read_trace
 
-__all__ = ["Trace", "read_trace"]
+__all__ = ["Replay", "Trace", "read_trace", "replay"]

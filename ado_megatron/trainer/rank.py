@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from ado_megatron import messages
 from ado_megatron.errors import UserError
 from ado_megatron.processes import die_with_parent
 from ado_megatron.trainer.options import parse
@@ -97,6 +98,7 @@ def run_rank(argv: list[str]) -> int:
     if folder is not None:
         _follow(folder)
         folder.write(f"rank_{number}", os.getpid())
+    messages.print_warnings("ado-megatron: ")
     # Remarks of the libraries about each other, once a rank and import; nothing a user could act on.
     for module in ("megatron", "deepspeed", "torch.distributed"):
         warnings.filterwarnings("ignore", module=module)

@@ -9,6 +9,7 @@ import torch
 
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
+from ado_megatron.measure.metrics import read_metrics
 from ado_megatron.mixer.loader import LoaderSettings
 from ado_megatron.mixer.mixer import Mixer
 from ado_megatron.mixer.world import World
@@ -50,6 +51,11 @@ class FitInPlace(fit_process.Fit):
 
     def cancel(self):
         pass
+
+
+def records(path, kind: str) -> list[dict]:
+    """The records of one type in the metrics.jsonl of a run."""
+    return [r for r in read_metrics(path / "ado" / "metrics.jsonl") if r["type"] == kind]
 
 
 RUNS: list[Run] = []  # a test may abandon a run as a crash would; its fits are stopped after the test

@@ -8,12 +8,7 @@ from ado_megatron.scaling_law.fit_process import FitOutcome
 from tests.kit import mixing
 from tests.kit.mixing import Run, config
 
-
-@pytest.fixture(autouse=True)
-def fits_in_place(monkeypatch):
-    monkeypatch.setattr(rank_zero, "Fit", mixing.FitInPlace)
-    yield
-    mixing.stop_fits()
+pytestmark = pytest.mark.usefixtures("fits_in_place")
 
 
 def alarms(path):

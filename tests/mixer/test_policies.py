@@ -3,19 +3,14 @@
 import numpy as np
 import pytest
 
-from ado_megatron.mixer import rank_zero
-from tests.kit.mixing import FitInPlace, Run, assert_nothing_repeated_or_skipped, config, stop_fits
+from tests.kit.mixing import Run, assert_nothing_repeated_or_skipped, config
 from tests.kit.policies import install_policies
 
 PLAN = {"policy": "plan", "plan_gate": 0.0, "plan_kl": 0.0, "plan_max_change": 0.1}
 PROBE = {"probe": 20.0, "probe_length": 7}
 
 
-@pytest.fixture(autouse=True)
-def _fits(monkeypatch):
-    monkeypatch.setattr(rank_zero, "Fit", FitInPlace)
-    yield
-    stop_fits()
+pytestmark = pytest.mark.usefixtures("fits_in_place")
 
 
 def weights(run, blocks):

@@ -11,12 +11,10 @@ import sentencepiece
 import zstandard
 
 from ado_megatron import cli
-from ado_megatron.errors import UserError
 from ado_megatron.prepare import command as prepare
-from ado_megatron.prepare import corpora
 from ado_megatron.prepare.documents import Files, digest, in_validation
 from ado_megatron.prepare.encode import Encoder, chunks
-from ado_megatron.prepare.tokenizer import TokenizerFile, load, train_sentencepiece
+from ado_megatron.prepare.tokenizer import train_sentencepiece
 
 WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu".split()
 
@@ -257,82 +255,6 @@ def test_two_domains_of_one_name_and_white_space_in_the_path(tmp_path, capsys):
     assert "domains a and a_valid would share a file" in capsys.readouterr().err
     assert cli.main(["prepare", "--out", str(tmp_path / "my out"), "--demo"]) == 2
     assert "white space" in capsys.readouterr().err
-
-
-def test_damaged_tokenizers_are_refused(tmp_path, capsys):
-    good = write_jsonl(tmp_path / "good.jsonl", texts(9))
-    for name in ("bad.model", "bad.json"):
-        (tmp_path / name).write_bytes(b"nonsense")
-        line = ["prepare", "--out", str(tmp_path / "out"), "--domain", f"a={good}", "--tokenizer", str(tmp_path / name)]
-        assert cli.main(line) == 2
-        assert "tokenizer" in capsys.readouterr().err
-    with pytest.raises(UserError, match="no end-of-document token <eod>"):
-        (tmp_path / "fine.model").write_bytes(train_sentencepiece(texts(60), 320).data)
-        load(str(tmp_path / "fine.model"), "<eod>")
-
-
-def test_a_vocabulary_larger_than_the_text_allows_is_said():
-    with pytest.raises(UserError, match="smaller --vocab-size"):
-        train_sentencepiece(["abc"] * 10, 5000)
-
-
-def test_a_lone_surrogate_from_json_does_not_stop_the_run(tokenizer):
-    assert tokenizer.open().encode("ab\ud800c").tolist() == tokenizer.open().encode("ab?c").tolist()
-
-
-def test_a_hugging_face_file_encodes_as_its_own_library_does(tmp_path):
-    tokenizers = pytest.importorskip("tokenizers")
-    made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    options = dict(vocab_size=300, special_tokens=["<|endoftext|>"], show_progress=False, initial_alphabet=alphabet)
-    trainer = tokenizers.trainers.BpeTrainer(**options)
-    made.train_from_iterator(texts(20), trainer)
-    made.save(str(tmp_path / "tokenizer.json"))
-    opened = load(str(tmp_path)).open()
-    assert opened.encode(texts(3)[2]).tolist() == [*made.encode(texts(3)[2]).ids, made.token_to_id("<|endoftext|>")]
-    assert opened.vocab_size == 300
-    with pytest.raises(UserError, match="none of <eod>"):
-        TokenizerFile("huggingface", (tmp_path / "tokenizer.json").read_bytes(), "<eod>").open()
-
-
-def test_the_demo_catalogue_has_eight_kinds_with_natural_shares():
-    sources = corpora.demo_domains()
-    sizes = {source.name: source.total_bytes() for source in sources}
-    assert len(sources) >= 8
-    assert max(sizes.values()) / sum(sizes.values()) < 0.6
-    assert min(sizes.values()) / sum(sizes.values()) < 0.02
-    for source in sources:
-        documents = [text for text, _ in source]
-        assert len(set(documents)) == len(documents) >= 12
-        assert [text for text, _ in source] == documents
-
-
-def test_the_demo_command_writes_eight_domains_of_natural_shares(tmp_path):
-    assert cli.main(["prepare", "--demo", "--out", str(tmp_path / "demo"), "--workers", "2"]) == 0
-    manifest = json.loads((tmp_path / "demo" / "manifest.json").read_text())
-    assert len(manifest["domains"]) >= 8 and manifest["vocab_size"] == 2048
-    tokens = np.array([domain["tokens"] for domain in manifest["domains"]])
-    shares = tokens / tokens.sum()
-    assert 0.4 < shares.max() < 0.6 and 0.003 < shares.min() < 0.015
-    for domain in manifest["domains"]:
-        assert domain["valid_tokens"] > 500 and domain["tokens"] > 10 * 64
-        assert (tmp_path / "demo" / f"{domain['prefix']}.bin").stat().st_size == 2 * domain["tokens"]
-
-
-def test_too_little_text_for_the_demo_is_said(monkeypatch):
-    monkeypatch.setattr(corpora, "CATALOGUE", {"arithmetic": corpora.CATALOGUE["arithmetic"]})
-    monkeypatch.setattr(corpora, "SUBSTITUTES", {})
-    with pytest.raises(UserError, match="text of 8 kinds and finds 1 here"):
-        corpora.demo_domains()
-
-
-def test_python_is_split_into_code_and_docstrings(tmp_path):
-    doc = ("About. " * 40).strip()
-    (tmp_path / "m.py").write_text(f'"""{doc}"""\n# note\n\ndef f():\n    "short"\n    return 1\n')
-    assert corpora.code_and_docstrings(tmp_path / "m.py") == ("def f():\n    return 1\n", (doc + "\n\n",))
-    (tmp_path / "bad.py").write_text("def (")
-    assert corpora.code_and_docstrings(tmp_path / "bad.py") == ("", ())
 
 
 def test_an_interrupt_while_writing_leaves_no_trace(tmp_path, model_file, monkeypatch):

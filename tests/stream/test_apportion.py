@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from ado_megatron.errors import UserError
 from ado_megatron.stream.schedule import apportion, apportion_rows
+from tests.kit.opponent import opposing_weights
 
 TIE = 1e-9  # the checks add up floats; the bound itself is exact on the grid
 
@@ -77,34 +78,28 @@ def test_weights_redrawn_in_every_block_stay_within_one_sample(seed, num_dataset
         assert np.abs(total_C - quota_C).max() < 1 + 1e-6
 
 
+def against_an_opponent(num_datasets, block, rows, seed):
+    """(counts_C, credit_C before, credit_C after, weights_C) of rows whose weights the opponent chooses."""
+    rng, credit_C = np.random.default_rng(seed), np.zeros(num_datasets)
+    for s in range(rows):
+        weights_C = opposing_weights(credit_C, s, rng)
+        counts_C, after_C = apportion(weights_C, block, credit_C)
+        yield counts_C, credit_C, after_C, weights_C
+        credit_C = after_C
+
+
 @given(seed=st.integers(0, 10**6), num_datasets=st.integers(2, 50), block=st.integers(1, 40))
 @settings(max_examples=80)
 def test_against_an_opponent_the_bound_holds_for_the_weights_in_force_and_little_is_folded(seed, num_datasets, block):
-    """All weight goes to the datasets that are owed most: the cup game, which no rule wins without folding."""
-    rng, credit_C = np.random.default_rng(seed), np.zeros(num_datasets)
-    for s in range(80):
-        target = np.argsort(credit_C)[-max(1, num_datasets // (1 + s % 8)) :]
-        weights_C = np.full(num_datasets, 1e-12)
-        weights_C[target] = rng.random(len(target)) + 0.1
-        weights_C /= weights_C.sum()
-        counts_C, after_C = apportion(weights_C, block, credit_C)
+    for counts_C, credit_C, after_C, weights_C in against_an_opponent(num_datasets, block, 80, seed):
         assert counts_C.sum() == block and counts_C.min() >= 0
         assert np.abs(after_C).max() < 1 and abs(after_C.sum()) < TIE
         assert folded(counts_C, credit_C, after_C, weights_C, block) < 1
-        credit_C = after_C
 
 
 def test_the_opponent_does_make_it_fold():
     """Else the test above would not reach the code that it is about."""
-    rng, num_datasets, block, credit_C, most = np.random.default_rng(0), 40, 8, np.zeros(40), 0.0
-    for s in range(400):
-        target = np.argsort(credit_C)[-max(1, num_datasets // (1 + s % 8)) :]
-        weights_C = np.full(num_datasets, 1e-12)
-        weights_C[target] = rng.random(len(target)) + 0.1
-        weights_C /= weights_C.sum()
-        counts_C, after_C = apportion(weights_C, block, credit_C)
-        most = max(most, folded(counts_C, credit_C, after_C, weights_C, block))
-        credit_C = after_C
+    most = max(folded(*row, 8) for row in against_an_opponent(40, 8, 400, 0))
     assert 1e-3 < most < 1
 
 

@@ -15,6 +15,7 @@ from ado_megatron.errors import UserError
 from ado_megatron.stream import row_layout
 from ado_megatron.stream.apportion import apportion, blocks_ahead
 from ado_megatron.stream.row_layout import RowLayout, apportion_rows, kernels
+from tests.kit.opponent import opposing_weights
 
 KERNEL = pytest.mark.skipif(kernels() is None, reason="numba is not installed")
 
@@ -34,14 +35,11 @@ def moving_weights(rng, num_datasets, rows, shape, way):
         yield weights_C
 
 
-def against(layout, num_datasets):
-    """Weights that are chosen after the rows are seen: all of it goes to the datasets that are owed most."""
+def against(layout):
+    """Weights that are chosen after the rows are seen."""
     rng = np.random.default_rng(0)
     for s in range(200):
-        weights_C = np.full(num_datasets, 1e-12)
-        target = np.argsort(layout.credit_C)[-max(1, num_datasets // (1 + s % 8)) :]
-        weights_C[target] = rng.random(len(target)) + 0.1
-        yield weights_C / weights_C.sum()
+        yield opposing_weights(layout.credit_C, s, rng)
 
 
 @KERNEL
@@ -75,7 +73,7 @@ def test_the_kernel_refuses_what_it_must_and_lays_out_the_rest():
         (22, 2048, "drift"), (60, 8, "redrawn"), (300, 256, "redrawn"), (40, 8, "opponent"),
     ):  # fmt: skip
         layout = RowLayout(num_datasets, np.zeros(num_datasets), kernels)
-        rows = against(layout, num_datasets) if way == "opponent" else moving_weights(rng, num_datasets, 100, 0.3, way)
+        rows = against(layout) if way == "opponent" else moving_weights(rng, num_datasets, 100, 0.3, way)
         for weights_C in rows:
             counts_C, work_6xC = np.zeros(num_datasets, dtype=np.int64), np.zeros((6, num_datasets), dtype=np.int64)
             credit_C = np.rint(layout.credit_C * 2**40).astype(np.int64)
