@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ado_megatron.blend.indexed_files import reads_elsewhere
 from ado_megatron.errors import UserError
 from ado_megatron.hosts import console
 from ado_megatron.hosts.run_facts import RunFacts
@@ -168,12 +169,23 @@ def loaders(session: Session, framework: Framework, stock: Any) -> Any:
         for excluded, sentence in framework.exclusions(framework.get_args()):
             if excluded:
                 session.refuse(sentence)
+        named = getattr(framework.get_args(), "data_args_path", None)
+        copied = reads_elsewhere(named) if isinstance(named, str) else None
+        if copied is not None:
+            console.say(copied)
         session.resume(framework.facts())
         built = stock(provider)
-        session.open(framework.facts())
+        session.open(framework.facts(), _number_of(built))
         return built
 
     return build_train_valid_test_data_loaders
+
+
+def _number_of(loaders: Any) -> int:
+    """How many there are in what a framework returns: loaders, lists of them, None where this rank reads none."""
+    if isinstance(loaders, (list, tuple)):
+        return sum(map(_number_of, loaders))
+    return int(loaders is not None)
 
 
 def train(session: Session, framework: Framework, stock: Any) -> Any:
@@ -254,9 +266,11 @@ def pretrain(session: Session, framework: Framework, stock: Any) -> Any:
                     session.close()
                 raise
             session.close()
+            return result
         except UserError as error:
-            session.abandon()
-            console.end_with(error)
-        return result
+            sentence = str(error)
+        # Here the error, and with it the frames of the training, are gone, so that its loaders can end their workers.
+        session.abandon()
+        console.end_with(UserError(sentence))
 
     return pretrain
