@@ -14,6 +14,8 @@ import torch
 
 from ado_megatron.stream.sample_key import KEY_MASK
 
+METER_BYTES = 64 << 20  # at most this much device memory between two reductions
+
 
 class DomainMeter:
     """Loss sums and token counts of each domain for each step of an interval: `sums_TxKx2`, float64.
@@ -33,6 +35,15 @@ class DomainMeter:
         self._domain_of_C = torch.as_tensor(np.asarray(domain_of_C), dtype=torch.int64, device=device)
         self._sums_TxKx2 = torch.zeros(rows, num_domains, 2, dtype=torch.float64, device=device)
         self._row = 0
+
+    @classmethod
+    def of_steps(
+        cls, steps: int, domain_of_C: np.ndarray, contributes: bool, device: torch.device
+    ) -> DomainMeter:
+        """A meter for the steps between two reductions, `steps` apart, or as many as its memory allows."""
+        num_domains = int(domain_of_C.max()) + 1
+        rows = max(1, min(steps + 1, METER_BYTES // (16 * num_domains)))
+        return cls(rows, domain_of_C, num_domains, contributes=contributes, device=device)
 
     def begin(self, row: int) -> None:
         """Start an attempt of the step in `row`. A step that is replayed begins again and so counts once."""

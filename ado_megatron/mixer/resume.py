@@ -57,7 +57,7 @@ class Saved:
         self, meta: dict[str, Any], arrays: dict[str, np.ndarray], path: Any, *, config: AdoConfig, domains: Domains,
         block_size: int,
     ):  # fmt: skip
-        self.meta, self.arrays, self.domains = meta, arrays, domains
+        self.meta, self.arrays, self.domains, self.path = meta, arrays, domains, path
         for name, saved, given in (
             ("global batch", meta["block_size"], block_size), ("seed", meta["config"]["seed"], config.seed),
         ):  # fmt: skip
