@@ -12,6 +12,7 @@ from ado_megatron.errors import UserError
 COMMANDS = {
     "prepare": ("ado_megatron.prepare.command", "text of your domains to Megatron .bin/.idx files (or --demo)"),
     "pretrain": ("ado_megatron.trainer.launch", "train with an adaptive blend on DeepSpeed, one machine or many"),
+    "set": ("ado_megatron.steer.command", "change the mixture of a run that goes on: pins, policy, target, caps, …"),
     "report": ("ado_megatron.report.command", "table, picture and HTML page of a run"),
     "watch": ("ado_megatron.watch.command", "a run as it goes: mixture, losses, laws, what comes next"),
     "audit": ("ado_megatron.audit", "check what each rank drew: no sample of an epoch repeated or skipped"),

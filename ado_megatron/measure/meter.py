@@ -42,6 +42,14 @@ class DomainMeter:
         self._sums_TxKx2 = torch.zeros(rows, num_domains, 2, dtype=torch.float64, device=device)
         self._row = 0
 
+    @classmethod
+    def of_steps(
+        cls, steps: int, domain_of_C: np.ndarray, contributes: bool, device: torch.device
+    ) -> DomainMeter:
+        """A meter for the steps between two reductions, `steps` apart, or as many as its memory allows."""
+        num_domains = int(domain_of_C.max()) + 1
+        return cls(meter_rows(steps + 1, num_domains), domain_of_C, num_domains, contributes=contributes, device=device)
+
     def begin(self, row: int) -> None:
         """Start an attempt of the step in `row`. A step that is replayed begins again and so counts once."""
         if not 0 <= row < self.rows:

@@ -45,7 +45,7 @@ class AlarmDesk:
             self._recorder.metrics.write("alarm", step, **alarm.to_record())
 
     def _supply(self, block: int) -> Supply:
-        domains, size, caps_C = self._planner.domains, self._planner.block_size, self._planner.caps_C
+        domains, size, caps_C = self._planner.domains, self._planner.block_size, self._planner.regimes.at(block).caps_C
         drawn_C = self._schedule.cumulative((block + 1) * size)
 
         def by_domain(value_C: np.ndarray) -> np.ndarray:

@@ -25,12 +25,12 @@ from ado_megatron.blend.epoch_caps import caps_from_config
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
 from ado_megatron.measure.draw_log import DrawLog, next_attempt
-from ado_megatron.measure.meter import DomainMeter, meter_rows
+from ado_megatron.measure.meter import DomainMeter
 from ado_megatron.mixer.loader import LoaderSettings, check_shared_memory
 from ado_megatron.mixer.node_table import share_table
 from ado_megatron.mixer.owner_lock import OwnerLock
 from ado_megatron.mixer.rank_zero import RankZero
-from ado_megatron.mixer.refit_schedule import PendingRefit, RefitSchedule, fit_lag_of, lookahead_of
+from ado_megatron.mixer.refit_schedule import PendingRefit, RefitSchedule, fit_deadline_of, fit_lag_of, lookahead_of
 from ado_megatron.mixer.resume import Saved
 from ado_megatron.mixer.sidecar import read_sidecar, write_sidecar
 from ado_megatron.mixer.stop_notice import StopNotice
@@ -64,6 +64,7 @@ class Mixer:
         self.directory = Path(run_dir) / "ado"
         self.lookahead = lookahead_of(config, self.loader.lookahead(block_size))
         self.refits = RefitSchedule(self.config, fit_lag_of(config, self.lookahead), self.lookahead)
+        self._piece = max(self.refits.fit_lag + 1, config.log_interval)  # rows published at a time, about
         self.caps_C = caps_from_config(config, domains)
         self.schedule = Schedule(
             domains.lengths_C if samples_per_pass is None else samples_per_pass, block_size, self.num_blocks,
@@ -71,14 +72,10 @@ class Mixer:
             min_rows=config.refit_interval + self.refits.fit_lag + self.lookahead + 2,
             wait_deadline=config.wait_deadline, own_table=world.size == 1,
         )  # fmt: skip
-        self.meter = DomainMeter(
-            meter_rows(config.refit_interval + 1, len(domains.names_K)), domains.domain_of_C, len(domains.names_K),
-            contributes=world.contributes, device=world.device,
-        )  # fmt: skip
+        self.meter = DomainMeter.of_steps(config.refit_interval, domains.domain_of_C, world.contributes, world.device)
         self.draw_log: DrawLog | None = None  # with --ado-audit, from `start` on
         self.rank_zero: RankZero | None = None  # on rank zero, from the first call on that needs it
-        self._lock = OwnerLock(self.directory)
-        self._stop = StopNotice(world.store())
+        self._lock, self._stop = OwnerLock(self.directory), StopNotice(world.store())
         self._steps: list[tuple[int, int, int]] = []  # measured, not yet reduced: (step, samples before, samples after)
         self._step = self._consumed = 0  # steps done, samples consumed by them
         self._saved: Saved | None = None
@@ -104,9 +101,7 @@ class Mixer:
 
     def _read(self, path: str | Path, token: str | None) -> None:
         meta, arrays = read_sidecar(path, token)
-        self._saved = Saved(
-            meta, arrays, path, config=self._given, domains=self.domains, block_size=self.block_size
-        )  # fmt: skip
+        self._saved = Saved(meta, arrays, path, config=self._given, domains=self.domains, block_size=self.block_size)
 
     def start(self, consumed_samples: int = 0, *, step: int = 0, start_C: np.ndarray | None = None) -> None:
         """Check that all ranks agree, then plan or restore the first rows. Collective; before the first batch.
@@ -124,7 +119,7 @@ class Mixer:
         state = self.world.run_on_rank_zero(lambda: self._go_on(start_C))
         share_table(self.world, self.schedule, lambda: self._restore(state))
         self.world.run_on_rank_zero(lambda: self._on_zero().check_supply())
-        self.world.run_on_rank_zero(lambda: self._on_zero().recorder.metrics.start(step))
+        self.world.run_on_rank_zero(lambda: self._on_zero().console.start(step))
         self._publish()
         self.world.run_on_rank_zero(lambda: self._on_zero().say_forecast(consumed_samples))
         if self.config.audit:
@@ -149,6 +144,7 @@ class Mixer:
             self.schedule.stream_id_C[:] = state["stream_id_C"]
             self.schedule.load_state_dict(state["schedule"])
             self.refits.restore(state["next_snapshot"], state["pending"])
+            self.refits.add(state["extra"], self._consumed // self.block_size)
 
     def _open_draw_log(self, step: int, consumed_samples: int) -> None:
         attempt = self.world.run_on_rank_zero(lambda: next_attempt(self.directory / "audit"))
@@ -190,10 +186,14 @@ class Mixer:
                 f"a block has {self.block_size}; under a batch ramp give --ado-fit-lag 1 or more"
             )
         blocks_done = consumed_samples // self.block_size
+        if self.world.is_zero:  # no other rank need know
+            self._on_zero().look_for_requests(self._step, blocks_done, self.refits)
         while self.refits.next_snapshot < blocks_done:
             self._snapshot()
         while (refit := self.refits.pop_due(blocks_done)) is not None:
             self._apply(refit)
+        if self.schedule.planned < min(blocks_done + self.lookahead, self.refits.planned_until, self.num_blocks):
+            self._publish()
         self._end_if_asked(step)
 
     def _end_if_asked(self, step: int) -> None:
@@ -207,8 +207,7 @@ class Mixer:
             raise UserError(sentence)
 
     def _where_to_resume(self) -> str:
-        last = "" if self.last_saved is None else f", {self.last_saved}"
-        return f"mend it and resume from the last whole checkpoint{last}"
+        return "mend it and resume from the last whole checkpoint" + (f", {self.last_saved}" if self.last_saved else "")
 
     def _snapshot(self) -> None:
         """Reduce, and start the fit on the history up to here."""
@@ -219,27 +218,28 @@ class Mixer:
 
     def _apply(self, refit: PendingRefit) -> None:
         """Put the snapshot's laws in force and publish the rows that they decide."""
-        applies_at, deadline = self.refits.applies_at(refit.block), self._fit_deadline()
+        applies_at, deadline = self.refits.applies_at(refit.block), fit_deadline_of(self.config, self.world.timeout())
         self._publish(lambda: self._on_zero().finish_fit(refit, self._step, applies_at, deadline))
 
-    def _fit_deadline(self) -> float:
-        """Seconds that rank zero waits for a fit: its peers stand in a broadcast meanwhile, so less than half of what
-        their process group allows."""
-        timeout = self.world.timeout()
-        return self.config.fit_deadline if timeout is None else min(self.config.fit_deadline, 0.4 * timeout)
-
     def _publish(self, before: Callable[[], None] = lambda: None) -> None:
-        """Plan on rank zero, publish on every rank, and compare, the rows that are due. before: done on rank zero."""
-        first, stop = self.schedule.planned, min(self.refits.planned_until, self.num_blocks)
+        """Plan on rank zero, publish on every rank, and compare, the next rows. before: done on rank zero.
 
-        def plan() -> np.ndarray | None:
+        Rows that are published never change, so only those are that readers need soon: a change by hand (console.py)
+        holds from the first that is not. On this occasion all ranks hear of the snapshots that one has asked for.
+        """
+        first, blocks_done = self.schedule.planned, self._consumed // self.block_size
+
+        def plan() -> tuple[np.ndarray | None, list[int]]:
             before()
-            return self._on_zero().plan(stop - first) if stop > first else None
+            self.refits.add(extra := self._on_zero().console.take_refits(), blocks_done)
+            until = min(self.refits.planned_until, self.num_blocks)
+            stop = min(until, blocks_done + self.lookahead + self._piece)
+            return (self._on_zero().plan(stop - first, until) if stop > first else None), extra
 
-        rows_SxC = self.world.run_on_rank_zero(plan)
-        if rows_SxC is None:
-            return
-        self.world.require_same_rows(first, self.schedule.publish(first, rows_SxC))
+        rows_SxC, extra = self.world.run_on_rank_zero(plan)
+        self.refits.add(extra, blocks_done)
+        if rows_SxC is not None:
+            self.world.require_same_rows(first, self.schedule.publish(first, rows_SxC))
 
     def _reduce(self) -> None:
         """One sum over the world of the steps since the last; rank zero appends them to history and metrics."""
@@ -286,9 +286,9 @@ class Mixer:
     def close(self) -> None:
         """Write what is measured, stop fits, give the directory back. Collective. UserError as of `save`."""
         self._reduce()
-        if self.world.is_zero:
-            self._on_zero().recorder.flush(self._step, self._consumed)
-            self._on_zero().recorder.metrics.close()
+        if self.rank_zero is not None:
+            self.rank_zero.recorder.flush(self._step, self._consumed)
+            self.rank_zero.recorder.metrics.close()
         self.cancel_fits()
         if self.draw_log is not None:
             self.world.require_success(self.draw_log.close, self._where_to_resume)

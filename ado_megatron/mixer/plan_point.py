@@ -19,7 +19,8 @@ class PlanPoint:
     """All that decides the rows from `block` on.
 
     The policy has not yet stepped over the row before (last_K, its samples by domain; -1 before the first row): that
-    step makes the weights of `block`, so it is taken under the laws of `block`.
+    step makes the weights of `block`, so it is taken under the laws of `block`. held_K: the weights that an operator
+    has stopped at; None: none.
     """
 
     block: int
@@ -28,6 +29,7 @@ class PlanPoint:
     credit_C: np.ndarray
     laid_out_C: np.ndarray
     laws: Laws | None
+    held_K: np.ndarray | None = None
 
     @classmethod
     def new(cls, state: PolicyState, laid_out_C: np.ndarray, laws: Laws | None = None) -> PlanPoint:
@@ -40,6 +42,8 @@ class PlanPoint:
         arrays = {"block": np.int64(self.block), "last_K": self.last_K}
         arrays |= {"credit_C": self.credit_C, "laid_out_C": self.laid_out_C}
         arrays |= nest("state.", self.state.to_arrays())
+        if self.held_K is not None:
+            arrays["held_K"] = self.held_K
         if self.laws is not None:
             arrays |= nest("laws.", self.laws.to_arrays())
         return arrays
@@ -50,5 +54,5 @@ class PlanPoint:
         state, laws = unnest("state.", arrays), unnest("laws.", arrays)
         return cls(
             int(arrays["block"]), PolicyState.from_arrays(state), arrays["last_K"].copy(), arrays["credit_C"].copy(),
-            arrays["laid_out_C"].copy(), Laws.from_arrays(laws, transfer) if laws else None,
+            arrays["laid_out_C"].copy(), Laws.from_arrays(laws, transfer) if laws else None, arrays.get("held_K"),
         )  # fmt: skip

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from ado_megatron.blend.domains import Domains
-from ado_megatron.blend.epoch_caps import check_supply, forecast_lines
+from ado_megatron.blend.epoch_caps import forecast_lines
 from ado_megatron.blend.static_export import blend_text, describe_continuation, not_continued
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import SidecarError
 from ado_megatron.files import atomic_write
 from ado_megatron.mixer import refit_process
 from ado_megatron.mixer.alarm_desk import AlarmDesk
+from ado_megatron.mixer.console import Console
 from ado_megatron.mixer.planner import Planner
 from ado_megatron.mixer.recorder import Recorder
 from ado_megatron.mixer.refit_process import request
@@ -31,6 +32,7 @@ from ado_megatron.mixer.sidecar import read_sidecar
 from ado_megatron.npz import unnest
 from ado_megatron.scaling_law.fit_process import PROGRAM, Fit
 from ado_megatron.scaling_law.transfer_option import number, parse_transfer
+from ado_megatron.steer.journal import extra_refits, values_of
 from ado_megatron.stream.schedule import Schedule
 
 FORECASTS = 24  # domains that the start of a run speaks of
@@ -54,14 +56,24 @@ class RankZero:
         self.planner = Planner(config, domains, schedule.block_size, caps_C, schedule.num_blocks)
         self.recorder = Recorder(run / "metrics.jsonl", config, domains, self.planner, schedule)
         self._alarms = AlarmDesk(self.planner, schedule, self.recorder, log)
+        self.console = Console(run, self.planner, self.recorder, log)
         self._transfer_K = transfers(config, domains)
+        self._rows_SxC = np.zeros((0, len(domains.prefixes_C)), dtype=np.int32)  # laid out, not yet published
         self._planned: dict[str, np.ndarray] | None = None  # rows to come, as a fit's process has planned them
         self._fits: dict[int, tuple[dict[str, np.ndarray], Fit]] = {}  # block → the history that is fitted, its fit
 
     # ---------------------------------------------------------------- rows and laws
 
-    def plan(self, num_rows: int) -> np.ndarray:
-        """The next rows under the laws in force: counts_SxC (int32)."""
+    def plan(self, num_rows: int, until: int) -> np.ndarray:
+        """The next rows to publish, counts_SxC (int32), under the laws in force. until: the first row whose laws are
+        not known yet; all rows before it are laid out at once."""
+        if num_rows > len(self._rows_SxC):
+            self._rows_SxC = np.concatenate([self._rows_SxC, self._lay_out(until - self.planner.next_block)])
+        rows_SxC, self._rows_SxC = self._rows_SxC[:num_rows], self._rows_SxC[num_rows:]
+        return rows_SxC
+
+    def _lay_out(self, num_rows: int) -> np.ndarray:
+        """The planner's next rows, as a fit's process has planned them or else planned here."""
         rows_SxC = None if self._planned is None else self.planner.adopt(self._planned, num_rows)
         self._planned = None
         if rows_SxC is None:
@@ -70,9 +82,23 @@ class RankZero:
             self._log(f"ado: {note}")
         return rows_SxC
 
+    def look_for_requests(self, step: int, blocks_done: int, refits: RefitSchedule) -> None:
+        """Grant or refuse what operators ask for; rows that are laid out and not yet published are then void.
+
+        step, blocks_done: done so far. Looks every log_interval steps, and where a snapshot is due.
+        """
+        if step % self.config.log_interval and refits.next_snapshot >= blocks_done:
+            return
+        if self.console.look(step, blocks_done, self.schedule, refits):
+            self.planner.rewind(self.schedule.planned)
+            self._rows_SxC = self._rows_SxC[:0]
+
     def begin_fit(self, refit: PendingRefit, refits: RefitSchedule) -> None:
-        """Start the fit of a snapshot on the history up to it, where one is due."""
-        if self.config.refit_at(refit.block):
+        """Start the fit of a snapshot on the history up to it, where one is due: by the options, by what an operator
+        has made of them, or because one asked for it."""
+        regimes = self.planner.regimes
+        wanted = refit.block in extra_refits(regimes.entries)
+        if wanted or self.config.refit_at(refit.block) or regimes.at(refit.block).config.refit_at(refit.block):
             self._start_fit(refit.block, self.recorder.history.snapshot(refit.step), refits)
 
     def _start_fit(self, block: int, history: dict[str, np.ndarray], refits: RefitSchedule) -> None:
@@ -126,12 +152,14 @@ class RankZero:
             )
         if saved.changes:
             self._log(f"ado: goes on with other options or data than before, which were {'; '.join(saved.changes)}")
+        self.console.restore(saved)
         self.planner.restore(saved)
         self.recorder.restore(saved.history())
         if start_C is not None:
             return self.begin_at(consumed_samples, start_C, refits)
         next_snapshot, pending = saved.refits(refits.snapshot_after)
         refits.restore(next_snapshot, [(block, step) for block, step, _ in pending])
+        refits.add(extra_refits(self.planner.regimes.entries), consumed_samples // self.schedule.block_size)
         for block, _, history in pending:
             if history is not None:
                 self._start_fit(block, history, refits)
@@ -159,20 +187,20 @@ class RankZero:
         schedule = schedule | {"counts_SxC": schedule["counts_SxC"][:rows]}
         pending = [(refit.block, refit.step) for refit in refits.pending]
         return {
-            "schedule": schedule, "stream_id_C": stream_id_C, "next_snapshot": refits.next_snapshot, "pending": pending
+            "schedule": schedule, "stream_id_C": stream_id_C, "next_snapshot": refits.next_snapshot,
+            "pending": pending, "extra": refits.extra,
         }  # fmt: skip
 
     def check_supply(self) -> None:
         """UserError if the rest of the run cannot be fed under the caps."""
-        spans = self.planner.policy.spans(self.schedule.planned, self.schedule.num_blocks)
-        samples = [(weights_K, blocks * self.schedule.block_size) for weights_K, blocks in spans]
-        check_supply(self.domains, self.caps_C, samples, self.planner.laid_out_C)
+        self.planner.regimes.check_supply(self.schedule.planned, self.planner.laid_out_C)
 
     def say_forecast(self, consumed_samples: int) -> None:
         """How often each domain will have been read at the end under the present weights, and when one runs out."""
         weights_K = self.planner.weights_K(consumed_samples // self.schedule.block_size)
         left = self.schedule.num_samples - consumed_samples
-        lines = forecast_lines(self.domains, weights_K, self.schedule.cumulative(consumed_samples), left, self.caps_C)
+        caps_C = self.planner.regimes.at(self.schedule.planned).caps_C
+        lines = forecast_lines(self.domains, weights_K, self.schedule.cumulative(consumed_samples), left, caps_C)
         more = [f"and {len(lines) - FORECASTS} more domains: see the report"] if len(lines) > FORECASTS else []
         for line in lines[:FORECASTS] + more:
             self._log(f"ado: under the present weights, {line}")
@@ -185,9 +213,9 @@ class RankZero:
         pending = [(refit.block, refit.step, self._fits.get(refit.block, (None,))[0]) for refit in refits.pending]
         return pack(
             {"step": step, "consumed_samples": consumed_samples, "block_size": block_size,
-             "next_cut": refits.next_snapshot, "origin": origin},
+             "next_cut": refits.next_snapshot, "origin": origin, "journal": values_of(self.planner.regimes.entries)},
             config=self.config, domains=self.domains, schedule=self.schedule.state_dict(consumed_samples),
-            planner=self.planner.to_arrays(-(-consumed_samples // block_size)),
+            planner=self.planner.to_arrays(-(-consumed_samples // block_size), self.schedule.planned),
             history=self.recorder.history.to_arrays(), pending=pending,
         )  # fmt: skip
 

@@ -26,6 +26,7 @@ from ado_megatron.mixer.planner import Planner
 from ado_megatron.npz import nest, unnest
 from ado_megatron.scaling_law.fit_process import MORE, MORE_RESULT, begin, fit_in
 from ado_megatron.scaling_law.laws import Laws
+from ado_megatron.steer.journal import entries_of
 
 PROGRAM = "ado_megatron.mixer.refit_process"
 
@@ -37,6 +38,7 @@ def request(planner: Planner, num_rows: int) -> dict[str, np.ndarray]:
     arrays: dict[str, Any] = nest("domains.", {name: value for name, value in fields.items() if value is not None})
     arrays |= nest("at.", planner.hand_over())
     arrays["config"] = json.dumps(planner.config.to_dict() | {"target": "prior"})
+    arrays["journal"] = planner.journal()
     arrays |= {"num_rows": num_rows, "block_size": planner.block_size, "num_blocks": planner.num_blocks or 0}
     arrays |= {"target_K": planner.target_K, "caps_C": [] if planner.caps_C is None else planner.caps_C}
     return {name: np.asarray(value) for name, value in arrays.items()}
@@ -50,7 +52,7 @@ def planner_of(arrays: dict[str, np.ndarray]) -> Planner:
     caps_C = arrays["caps_C"] if arrays["caps_C"].size else None
     planner = Planner(
         AdoConfig.from_dict(json.loads(str(arrays["config"]))), Domains(**values), int(arrays["block_size"]), caps_C,
-        int(arrays["num_blocks"]), arrays["target_K"],
+        int(arrays["num_blocks"]), arrays["target_K"], entries_of(json.loads(str(arrays["journal"])), MORE),
     )  # fmt: skip
     planner.take_over(unnest("at.", arrays))
     return planner

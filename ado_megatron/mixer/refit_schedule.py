@@ -31,15 +31,36 @@ class RefitSchedule:
 
     def __init__(self, config: AdoConfig, fit_lag: int, lookahead: int):
         self._config, self.fit_lag, self.lookahead = config, fit_lag, lookahead
+        self._extra: set[int] = set()  # blocks after which an operator wants a snapshot
         self.pending: deque[PendingRefit] = deque()
         self.next_snapshot = 0 if config.refit_at(0) else self.snapshot_after(0)
 
     def snapshot_after(self, block: int) -> int:
         """The next block after which a snapshot is taken: every refit, and every refit_interval blocks in any case."""
         block += 1
-        while block % self._config.refit_interval and not self._config.refit_at(block):
+        while block % self._config.refit_interval and not self._config.refit_at(block) and block not in self._extra:
             block += 1
         return block
+
+    def add(self, blocks: Iterable[int], blocks_done: int) -> None:
+        """Take snapshots after these blocks, too, but for those that are past."""
+        self._extra.update(blocks)
+        last = self.pending[-1].block if self.pending else -1
+        to_come = [block for block in self._extra if block >= blocks_done and block > last]
+        self.next_snapshot = min([*to_come, self.next_snapshot])
+
+    @property
+    def extra(self) -> list[int]:
+        """What was added."""
+        return sorted(self._extra)
+
+    def soonest(self, planned: int) -> int:
+        """The first block after which an extra snapshot can be taken, if every rank hears of it when rows from
+        `planned` on are published next; the next snapshot to come at the latest."""
+        first = planned - self.lookahead + 1  # blocks done then
+        if planned >= self.planned_until:  # these rows wait for laws, or a snapshot
+            first = max(first, (self.pending[0].block if self.pending else self.next_snapshot) + 1)
+        return min(max(first, planned - 1 - self.fit_lag, 1), self.next_snapshot)
 
     def take(self, step: int) -> PendingRefit:
         """Take the next snapshot, after `step` steps."""
@@ -77,6 +98,12 @@ def fit_lag_of(config: AdoConfig, lookahead: int) -> int:
     if config.fit_lag is not None:
         return config.fit_lag
     return lookahead - 2 + max(1, config.refit_interval // 20)  # minutes on a cluster; a fit takes seconds
+
+
+def fit_deadline_of(config: AdoConfig, timeout: float | None) -> float:
+    """Seconds that rank zero waits for a fit: its peers stand in a broadcast meanwhile, so less than half of what their
+    process group allows, which is `timeout` (None: not known)."""
+    return config.fit_deadline if timeout is None else min(config.fit_deadline, 0.4 * timeout)
 
 
 def lookahead_of(config: AdoConfig, needed: int) -> int:

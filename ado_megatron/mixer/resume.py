@@ -71,7 +71,7 @@ class Saved:
         self, meta: dict[str, Any], arrays: dict[str, np.ndarray], path: Any, *, config: AdoConfig, domains: Domains,
         block_size: int,
     ):  # fmt: skip
-        self.meta, self.arrays, self.domains = meta, arrays, domains
+        self.meta, self.arrays, self.domains, self.path = meta, arrays, domains, path
         for name, saved, given in (
             ("global batch", meta["block_size"], block_size), ("seed", meta["config"]["seed"], config.seed),
         ):  # fmt: skip
@@ -160,13 +160,14 @@ class Saved:
             "start_C": np.where(old_C >= 0, state["start_C"][old_C], 0), "digest": None,
         }  # fmt: skip
 
-    def plan(self, policy: Policy, transfer: float) -> SavedPlan:
+    def plan(self, policy_of: Callable[[int], Policy], transfer: float) -> SavedPlan:
         """Where the planner goes on: after the rows that were planned then or, where they are void, at the checkpoint.
 
-        policy: of this run. transfer: that of laws which were saved before laws had one.
+        policy_of: this run's policy in a block. transfer: that of laws which were saved before laws had one.
         """
         arrays = unnest("planner/", self.arrays)
         points = [PlanPoint.from_arrays(unnest(f"point{n}.", arrays), transfer) for n in range(int(arrays["points"]))]
+        policy = policy_of(points[0].block)
         if not self.same_data:
             point = self._remapped(points[0], policy, transfer)
             return SavedPlan([], point, point.laws, {})
@@ -193,8 +194,12 @@ class Saved:
         if laws is not None:
             params_Kx3 = np.where((old_K >= 0)[:, None], laws.params()[old_K], np.nan)
             laws = Laws.given(params_Kx3, np.where(old_K >= 0, laws.transfer_K[old_K], transfer))
+        held_K = point.held_K
+        if held_K is not None:
+            held_K = np.where(old_K >= 0, held_K[old_K], 0.0)
+            held_K = held_K / held_K.sum() if held_K.any() else None
         laid_out_C = np.where(old_C >= 0, point.laid_out_C[old_C], 0)
-        return PlanPoint.new(at_block(policy, state), laid_out_C, laws)
+        return dataclasses.replace(PlanPoint.new(at_block(policy, state), laid_out_C, laws), held_K=held_K)
 
     def refits(self, snapshot_after: Callable[[int], int]) -> tuple[int, list[tuple[int, int, dict | None]]]:
         """(next snapshot, pending refits with the histories of their fits); no refit where its rows are void."""

@@ -45,7 +45,7 @@ def what_of(
         what["target"] = _target(asked["target"], domains)
     if "hold" in asked:
         what["hold"] = _hold(asked["hold"], steering)
-    _check_bounds(steering.changed(what), domains)
+    check_bounds(steering.changed(what), domains)
     return what
 
 
@@ -117,7 +117,7 @@ def _hold(hold: Any, steering: Steering) -> bool:
     return bool(hold)
 
 
-def _check_bounds(steering: Steering, domains: Domains) -> None:
+def check_bounds(steering: Steering, domains: Domains) -> None:
     """UserError where pins, floors and ceilings leave no weights."""
     for name, share in steering.pins.items():
         low, high = steering.floor.get(name, 0.0), steering.ceiling.get(name, 1.0)

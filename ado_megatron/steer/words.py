@@ -35,6 +35,17 @@ def shares(words: Iterable[str], where: str) -> dict[str, float | str]:
     return values
 
 
+def weights(words: Iterable[str], where: str) -> dict[str, float]:
+    """`code=4 web=6`: weights of any sum."""
+    values: dict[str, float] = {}
+    for word in filter(None, (word.strip() for word in words)):
+        name, text = _pair(word, where, "code=.4,web=.6")
+        values[name] = weight = _number(text, where, word)
+        if weight < 0:
+            raise UserError(f"{where} {word}: a weight is a number from 0 up")
+    return _some(values, where)
+
+
 def bounds(text: str, where: str) -> dict[str, float | None]:
     """`.01`, `maths=.05` or both with a comma; `none` in the place of a number takes a bound away."""
     values: dict[str, float | None] = {}

@@ -15,6 +15,7 @@ from ado_megatron.measure.metrics import read_metrics
 from ado_megatron.mixer import loader, stop_notice
 from ado_megatron.mixer.loader import LoaderSettings, check_shared_memory
 from ado_megatron.mixer.mixer import Mixer
+from ado_megatron.mixer.refit_schedule import fit_deadline_of
 from ado_megatron.mixer.world import World
 from tests.kit.mixing import Run, config, domains, stop_fits
 from tests.kit.ranks import run_ranks
@@ -222,7 +223,7 @@ def _deadline(rank, path):
     mixer = Mixer(
         config(fit_deadline=1000.0), domains(), total_samples=160, block_size=16, world=world, run_dir=path
     )  # fmt: skip
-    return world.timeout(), mixer._fit_deadline()
+    return world.timeout(), fit_deadline_of(mixer.config, world.timeout())
 
 
 def test_the_deadline_of_a_fit_stays_below_the_process_groups(tmp_path):
