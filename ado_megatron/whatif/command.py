@@ -59,6 +59,8 @@ def answer(situation: Situation, proposal: dict[str, Any], until: int | None = N
     """The run as it goes on against the proposal. UserError for what cannot be granted or fed."""
     until = situation.num_blocks if until is None else until
     first = situation.first_block
+    if first >= situation.num_blocks:
+        raise UserError(f"all {first:,} blocks of the run are planned already, so nothing can be changed any more")
     if not first < until <= situation.num_blocks:
         raise UserError(
             f"blocks up to {first:,} of {situation.num_blocks:,} are planned already, so nothing can be asked until "
