@@ -20,6 +20,8 @@ from ado_megatron.policy.registry import WITHOUT_LAWS
 from ado_megatron.report.ahead import loss_at_end_K, supply_at_end
 from ado_megatron.report.data import Event, Run
 from ado_megatron.report.read import RunReader
+from ado_megatron.steer.journal import NAME, in_force, read_journal
+from ado_megatron.steer.steering import Steering
 
 MOST = 2048  # intervals kept of a long run; neighbours are merged
 _PROBLEMS = 5  # damaged records that are spoken of
@@ -36,6 +38,7 @@ class State:
     supply: Forecast
     rate: float
     next_K: np.ndarray | None
+    steering: Steering  # what is set by hand
     events: list[Event]
 
     @property
@@ -116,7 +119,16 @@ class Followed:
 
     def state(self, run: Run, next_K: np.ndarray | None = None) -> State:
         """The state of a run that `run` returned."""
-        return State(run, target_of(run), supply_at_end(run), self._rate(run), next_K, events(run))
+        return State(run, target_of(run), supply_at_end(run), self._rate(run), next_K, self.steering(run), events(run))
+
+    def steering(self, run: Run) -> Steering:
+        """What is set by hand now, by the journal beside the file; nothing where that cannot be read."""
+        try:
+            entries = read_journal(self.path / "ado" / NAME)
+        except UserError as error:
+            self._problems.append(str(error))
+            return Steering()
+        return in_force(entries, int(run.step_S[-1]))
 
     def _rate(self, run: Run) -> float:
         """Steps a second: by the trainer's own records, else between what was written at different times, else as

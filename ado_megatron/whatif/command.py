@@ -70,12 +70,13 @@ def answer(situation: Situation, proposal: dict[str, Any], until: int | None = N
         raise UserError("nothing is proposed; give --set DOMAIN=SHARE, --policy NAME, --static or --hold")
     before = planner_of(situation, situation.entries)
     before.plan(1)
+    steering = in_force(situation.entries, first)
     what = what_of(
-        proposal, domains=situation.domains, config=situation.config, steering=in_force(situation.entries, first),
+        proposal, domains=situation.domains, config=situation.config, steering=steering,
         weights_K=before.weights_K(first),
     )
-    entry = Entry(_ID, first, situation.step, "whatif", "", what, {})
+    entry = Entry(_ID, first, situation.step, "whatif", "", what, steering.before(what))
     now = lay_out(situation, until)
     other = lay_out(situation, until, [*situation.entries, entry])
     changed = in_force([*situation.entries, entry], first)
-    return Answer(situation, what, now, other, outlook(situation, now, other, changed.target))
+    return Answer(situation, entry, now, other, outlook(situation, now, other, changed.target))

@@ -5,7 +5,6 @@ Legend: K domains.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,8 @@ import numpy as np
 
 from ado_megatron.report.table import numbers
 from ado_megatron.scaling_law.transfer_option import ESTIMATE
+from ado_megatron.steer.command import describe
+from ado_megatron.steer.journal import Entry
 from ado_megatron.tables import text_table
 from ado_megatron.whatif.course import Course
 from ado_megatron.whatif.outlook import Z95, Outlook
@@ -25,10 +26,10 @@ _MOST_NAMES = 8
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What was asked, and what the laws say. what: the proposal, as a journal has it. outlook: None without laws."""
+    """What was asked, and what the laws say. entry: the proposal, as a journal has it. outlook: None without laws."""
 
     situation: Situation
-    what: Mapping[str, Any]
+    entry: Entry
     now: Course
     other: Course
     outlook: Outlook | None
@@ -39,7 +40,7 @@ def text(answer: Answer) -> str:
     situation, now, found = answer.situation, answer.now, answer.outlook
     head = (
         f"{situation.path.name}: laws of step {situation.step:,}; blocks {now.first:,} to {now.until:,} can still be "
-        f"changed\nproposal: {in_words(answer.what)}"
+        f"changed\nproposal: {describe(answer.entry)}"
     )
     lines = [head, "", text_table(_columns(answer), {"domain"})]
     if found is not None:
@@ -73,19 +74,9 @@ def as_json(answer: Answer) -> dict[str, Any]:
         }  # fmt: skip
     return {
         "run": str(situation.path), "step": situation.step, "first_block": answer.now.first,
-        "until_block": answer.now.until, "what": dict(answer.what), "names_K": list(situation.domains.names_K),
+        "until_block": answer.now.until, "what": answer.entry.what, "names_K": list(situation.domains.names_K),
         **courses, **losses, "caps": forbidden(answer), "notes": doubts(answer),
     }  # fmt: skip
-
-
-def in_words(what: Mapping[str, Any]) -> str:
-    """A proposal in words: pins code=0.3; policy plan."""
-    def words(value: Any) -> str:
-        if isinstance(value, Mapping):
-            return " ".join(f"{name}={'none' if part is None else f'{part:.4g}'}" for name, part in value.items())
-        return str(value)
-
-    return "; ".join(f"{name} {words(value)}" for name, value in what.items())
 
 
 def _columns(answer: Answer) -> list[tuple[str, list[str]]]:

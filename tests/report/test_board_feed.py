@@ -18,7 +18,8 @@ def run(tmp_path):
     records = make_run(tmp_path, steps=300, planned=600)
     records[0]["target_K"] = [0.5, 0.5, 0, 0, 0, 0, 0, 0]
     records.append({"type": "alarm", "step": 300, "alarm": "worse", "domain": "cpp", "text": "cpp: worse"})
-    records.append({"type": "change", "step": 300, "id": 1, "block": 310, "what": {"hold": True}, "before": {}})
+    records.append({"type": "change", "step": 300, "id": 1, "block": 310, "what": {"hold": True}, "before": {},
+                    "who": "ann@node3", "when": "2026-11-24"})  # fmt: skip
     return tmp_path, records
 
 

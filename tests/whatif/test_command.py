@@ -65,7 +65,7 @@ def test_the_words(folder, capsys):
     before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     assert cli.main(["whatif", str(folder), "--set", "wiki=60%", "--set", "maths=.1"]) == 0
     text = capsys.readouterr().out
-    assert text.splitlines()[1] == "proposal: pins wiki=0.6 maths=0.1"
+    assert text.splitlines()[1] == "proposal: wiki: pin 0.6 (was none), maths: pin 0.1 (was none)"
     assert [line.split()[0] for line in text.splitlines()[4:7]] == list(NAMES)
     assert "target loss " in text and "as proposed" in text and "95 %" in text
     assert "extrapolation: shares that this run has never seen: " in text and "wiki 60.0%" in text
