@@ -15,6 +15,7 @@ COMMANDS = {
     "set": ("ado_megatron.steer.command", "change the mixture of a run that goes on: pins, policy, target, caps, …"),
     "report": ("ado_megatron.report.command", "table, picture and HTML page of a run"),
     "watch": ("ado_megatron.watch.command", "a run as it goes: mixture, losses, laws, what comes next"),
+    "whatif": ("ado_megatron.whatif.command", "what another mixture from here on would come to, by the run's laws"),
     "audit": ("ado_megatron.audit", "check what each rank drew: no sample of an epoch repeated or skipped"),
     "replay": ("ado_megatron.replay.command", "run the policy over a recorded trace, without training"),
     "simulate": ("ado_megatron.simulate.command", "what each policy would gain on a known response, without training"),

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ado_megatron"
 # floors, and of its own floor where that makes no circle.
 FLOORS = [
     ["cli", "run"],
-    ["hosts", "trainer", "watch", "report", "replay", "simulate", "prepare", "doctor", "audit"],
+    ["hosts", "trainer", "watch", "whatif", "report", "replay", "simulate", "prepare", "doctor", "audit"],
     ["mixer"],
     ["steer", "alarms"],
     ["config", "measure"],

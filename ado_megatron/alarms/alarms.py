@@ -49,7 +49,7 @@ class Refit:
     """What rank zero knows when the laws of a refit come."""
 
     step: int  # up to which losses were measured
-    rows: Mapping[str, np.ndarray]  # the history (LossHistory.cut)
+    rows: Mapping[str, np.ndarray]  # the history (LossHistory.snapshot)
     laws: Laws | None  # fitted now; None: none were, or the fit failed
     failure: str | None  # why the fit failed
     supply: Supply

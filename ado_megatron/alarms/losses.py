@@ -27,7 +27,9 @@ class Window:
 
     @classmethod
     def of(cls, rows: Mapping[str, np.ndarray], since: int) -> Window:
-        """Of the rows from step `since` on, and so many before that there are LEAST_ROWS. rows: LossHistory.cut."""
+        """Of the rows from step `since` on, and so many before that there are LEAST_ROWS.
+
+        rows: LossHistory.snapshot."""
         tokens_TxK, loss_TxK = rows["tokens_TxK"], rows["loss_TxK"]
         with np.errstate(invalid="ignore"):
             seen_TxK = (tokens_TxK > 0) & (loss_TxK > 0) & np.isfinite(loss_TxK)

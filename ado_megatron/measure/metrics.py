@@ -65,6 +65,16 @@ def read_metrics(path: str | Path) -> list[Record]:
     return records
 
 
+def read_header(path: str | Path) -> Record:
+    """The header of a metrics.jsonl alone. UserError as of read_metrics."""
+    first = next(_lines(path), None)
+    values = None if first is None else _parsed(first[1])
+    header = None if values is None else Record(values, path, 1)
+    _check_header(path, header)
+    assert header is not None
+    return header
+
+
 def _check_header(path: str | Path, header: Record | None) -> None:
     if header is None or header["type"] != "run":
         raise UserError(f"{path} does not begin with the line that describes its run; is it a run's metrics.jsonl?")

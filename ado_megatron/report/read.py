@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,8 @@ from ado_megatron.errors import UserError
 from ado_megatron.measure.metrics import read_metrics
 from ado_megatron.measure.record import LARGEST, MOST, Record
 from ado_megatron.report.data import Event, Fit, Gap, Run, Supply
+from ado_megatron.steer.command import describe
+from ado_megatron.steer.journal import Entry
 
 MOST_SAMPLES = 1 << 40  # of a domain in one interval: their sum over a run stays within 64 bits
 MOST_CAP = 2.0**63  # how "no cap" is written
@@ -244,15 +245,9 @@ def _event(record: Record) -> Event:
     """An alarm says its own text; of a change by a person (steer/), what it was, from which block, and by whom."""
     if record["type"] == "alarm":
         return Event(record["step"], "alarm", " ".join(str(record.value("text")).split()))
-    what = record.value("what")
-    if not isinstance(what, dict):
-        raise record.bad("what is no object")
-    words = "; ".join(f"{name} {_words(value)}" for name, value in what.items())
-    return Event(record["step"], "change", f"{words}, from block {record.integer('block')} on, by {record.get('who')}")
-
-
-def _words(value: Any) -> str:
-    """code=0.3 wiki=none of a mapping; other values as they are."""
-    if isinstance(value, dict):
-        return " ".join(f"{name}={'none' if part is None else part}" for name, part in value.items())
-    return str(value)
+    try:
+        entry = Entry.from_dict(record)
+        text = f"{describe(entry)}, from block {entry.block:,} on, by {entry.who}"
+    except (ValueError, TypeError, AttributeError) as error:  # values of other kinds than a run writes
+        raise record.bad(f"it is no change of a run ({error})") from error
+    return Event(record["step"], "change", " ".join(text.split()))

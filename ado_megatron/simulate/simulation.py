@@ -8,7 +8,7 @@ Legend: K domains, S blocks (steps of training; one block is one step).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,35 +67,30 @@ def simulate(
             f"a simulation needs at least one step, one sample a block and a noise from 0 up, not steps {steps}, block "
             f"size {block_size}, noise {noise}"
         )
-    run = _Run(config.resolved(), _domains(prior_K, names_K, length_K), target_K, steps, block_size)
-    losses = _Losses(response, run.domains.names_K, noise, seed)
-    weights_SxK = np.empty((steps, len(run.domains.names_K)))
-    done = 0
-    while done < steps:
-        rows_SxK = run.lay_out()
-        stop = done + len(rows_SxK)
-        weights_SxK[done:stop] = [run.planner.weights_K(block) for block in range(done, stop)]
-        n_SxK = run.drawn_K + np.cumsum(rows_SxK, 0, dtype=np.int64)
-        run.train(n_SxK, rows_SxK, losses.observed(n_SxK, rows_SxK / block_size, done))
-        done = stop
-    counts_K, laws = run.drawn_K, run.planner.laws
-    final_loss_K = losses.true_K(counts_K.astype(np.float64))
+    run = SimulatedRun(response, prior_K, target_K=target_K, config=config, steps=steps, block_size=block_size,
+                       noise=noise, seed=seed, names_K=names_K, length_K=length_K)  # fmt: skip
+    weights_SxK = np.concatenate(list(run.advance(steps)))
+    final_loss_K = run.losses.true_K(run.drawn_K.astype(np.float64))
     weighed = run.target_K > 0
     return Simulation(
-        weights_SxK, counts_K, final_loss_K, float(run.target_K[weighed] @ final_loss_K[weighed]), laws,
+        weights_SxK, run.drawn_K, final_loss_K, float(run.target_K[weighed] @ final_loss_K[weighed]), run.planner.laws,
         run.transfer_K(), run.target_K, tuple(run.planner.take_notes()), tuple(run.alarms),
     )  # fmt: skip
 
 
-class _Run:
+class SimulatedRun:
     """Rank zero of a run, without its files: plans rows, keeps the history, fits, puts laws in force when they are due.
 
-    drawn_K: samples of each domain in the blocks trained on.
+    Arguments as of `simulate`. done: blocks trained on; drawn_K: samples of each domain in them.
     """
 
     def __init__(
-        self, config: AdoConfig, domains: Domains, target_K: ArrayLike | None, steps: int, block_size: int
-    ):
+        self, response: Response, prior_K: ArrayLike, *, target_K: ArrayLike | None = None, config: AdoConfig,
+        steps: int, block_size: int, noise: float = 0.04, seed: int = 0, names_K: Sequence[str] | None = None,
+        length_K: ArrayLike | None = None,
+    ):  # fmt: skip
+        config, domains = config.resolved(), _domains(prior_K, names_K, length_K)
+        self.losses = _Losses(response, domains.names_K, noise, seed)
         self.config, self.domains, self._steps = config, domains, steps
         names_K, prior_K = domains.names_K, domains.prior_K
         if target_K is None:
@@ -112,39 +107,48 @@ class _Run:
         self._fits: dict[int, Laws] = {}  # block of the snapshot → laws that are not yet in force
         self.alarms: list[Alarm] = []
         self._watch, self._block_size = Alarms(names_K), block_size
-        self._done = self._planned = 0  # blocks
+        self.done = self._planned = 0  # blocks
         self.drawn_K = np.zeros(len(names_K), np.int64)
 
-    def lay_out(self) -> np.ndarray:
+    def advance(self, until: int) -> Iterator[np.ndarray]:
+        """Train on at least `until` blocks, a stretch of planned rows at a time; yields the weights_SxK of each."""
+        while self.done < until:
+            first, rows_SxK = self.done, self._lay_out()
+            weights_SxK = np.array([self.planner.weights_K(block) for block in range(first, first + len(rows_SxK))])
+            n_SxK = self.drawn_K + np.cumsum(rows_SxK, 0, dtype=np.int64)
+            self._train(n_SxK, rows_SxK, self.losses.observed(n_SxK, rows_SxK / self._block_size, first))
+            yield weights_SxK
+
+    def _lay_out(self) -> np.ndarray:
         """The next rows, as far as their laws are known: counts_SxK, at least one."""
         until = min(self.refits.planned_until, self._steps)
         rows_SxK = self.planner.plan(until - self._planned)
         self._planned = until
         return rows_SxK
 
-    def train(self, n_SxK: np.ndarray, rows_SxK: np.ndarray, loss_SxK: np.ndarray) -> None:
+    def _train(self, n_SxK: np.ndarray, rows_SxK: np.ndarray, loss_SxK: np.ndarray) -> None:
         """Train on rows that were laid out. n_SxK: samples drawn up to the end of each; loss_SxK: as observed."""
         for n_K, counts_K, loss_K in zip(n_SxK, rows_SxK, loss_SxK, strict=True):
-            self.history.append(self._done, n_K, counts_K, loss_K * counts_K, counts_K)
-            self._done += 1
-            while self.refits.next_snapshot < self._done:
-                refit = self.refits.take(self._done)
-                rows, laws = self.history.snapshot(self._done), None
+            self.history.append(self.done, n_K, counts_K, loss_K * counts_K, counts_K)
+            self.done += 1
+            while self.refits.next_snapshot < self.done:
+                refit = self.refits.take(self.done)
+                rows, laws = self.history.snapshot(self.done), None
                 if self.config.refit_at(refit.block):
                     self._fits[refit.block] = laws = fit_history(rows, self.config, self._given_K)
                 self.alarms += self._watch.at_refit(self._as_refit(refit, n_K, rows, laws))
-            while (due := self.refits.pop_due(self._done)) is not None:
+            while (due := self.refits.pop_due(self.done)) is not None:
                 laws = self._fits.pop(due.block, None)
                 if laws is not None:
                     self.planner.laws = laws.merged(self.planner.laws)
         self.drawn_K = n_SxK[-1]
-        self.planner.forget_before(self._done - 1)
+        self.planner.forget_before(self.done - 1)
 
     def _as_refit(
         self, refit: PendingRefit, n_K: np.ndarray, rows: dict[str, np.ndarray], laws: Laws | None
     ) -> Refit:
         """What the alarms look at; every sample is measured, with one token."""
-        left = (self._steps - self._done) * self._block_size
+        left = (self._steps - self.done) * self._block_size
         weights_K = self.planner.weights_K(refit.block)
         supply = Supply(weights_K, self.domains.lengths_C, n_K, self.planner.caps_C, left, self._block_size)
         return Refit(refit.step, rows, laws, None, supply, n_K, n_K.astype(np.float64))

@@ -50,7 +50,7 @@ def columns(state: State) -> list[Column]:
     ]
     if state.target_K is not None and not np.allclose(state.target_K, prior_K):
         table.append(column("target", "target", state.target_K, ".2%", 9))
-    if state.next_K is not None:
+    if state.next_K is not None and state.next_refit() is not None:
         table.append(column("next", "next refit", state.next_K, ".2%", 5))
     table += [
         Column("tokens", "tokens", [_count(value) for value in tokens_K], 7, tokens_K),

@@ -58,7 +58,7 @@ def _once(followed: Followed, view: View, terminal: bool, fit: bool) -> None:
         raise UserError(f"{followed.path} has no measured interval yet; wait for --ado-log-interval steps")
     run, preview = followed.run(), Preview()
     if fit:
-        preview.look(run, wait=DEADLINE)
+        preview.look(run, followed.steering(run), DEADLINE)
     console = Console(highlight=False, soft_wrap=True)
     lines = page(
         followed.state(run, preview.weights_K), view, console.width if terminal else None, None, followed.problem

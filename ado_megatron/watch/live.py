@@ -56,7 +56,7 @@ def _look(followed: Followed, preview: Preview | None, state: State | None) -> t
             return None, followed.problem
         run = followed.run() if new or state is None else state.run
         if preview is not None:
-            preview.look(run)
+            preview.look(run, followed.steering(run))
         next_K = None if preview is None else preview.weights_K
         if new or state is None or state.next_K is not next_K:
             state = followed.state(run, next_K)

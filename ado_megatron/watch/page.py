@@ -110,9 +110,13 @@ def head(state: State, problem: str | None = None) -> list[Line]:
     coming = "no refit to come" if refit is None else (
         f"next refit after step {refit:,}, in {duration(state.seconds_to(refit))}"
     )  # fmt: skip
-    policy = "shadow (the prior)" if run.config.shadow else run.config.policy
+    policy = "shadow (the prior)" if run.config.shadow else state.steering.policy or run.config.policy
+    policy += ", held" if state.steering.hold else ""
     lines.append(Line(f"mixture: {apart}"))
     lines.append(Line(f"policy {policy}; laws of {known} of {len(run.names_K)} domains in force; {coming}"))
+    by_hand = [f"{name} {share:.4g}" for name, share in state.steering.pins.items()]
+    if by_hand:
+        lines.append(Line(f"pinned: {printable(', '.join(by_hand))}"))
     return [*lines, Line(f"! {printable(problem)}", "red")] if problem else lines
 
 

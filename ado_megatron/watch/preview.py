@@ -19,6 +19,8 @@ from ado_megatron.report.data import Run
 from ado_megatron.scaling_law.fit_process import Fit
 from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.scaling_law.transfer_option import ESTIMATE
+from ado_megatron.steer import steering as steer
+from ado_megatron.steer.steering import Steering
 
 DEADLINE = 30.0  # seconds that a page waits for it that is printed once
 
@@ -31,10 +33,10 @@ class Preview:
         self._fit: tuple[Fit, Run] | None = None
         self._fitted = -1  # the step of the last run that was fitted
 
-    def look(self, run: Run, wait: float = 0.0) -> None:
-        """Start a fit where there is something new, and take the result of one that has ended. wait: seconds to wait
-        for it."""
-        if run.config.policy in WITHOUT_LAWS:
+    def look(self, run: Run, steering: Steering, wait: float = 0.0) -> None:
+        """Start a fit where there is something new, and take the result of one that has ended. steering: what is set
+        by hand. wait: seconds to wait for it."""
+        if (steering.policy or run.config.policy) in WITHOUT_LAWS or steering.hold:
             return
         if int(run.step_S[-1]) < self._fitted:  # the run went back
             self.cancel()
@@ -46,7 +48,7 @@ class Preview:
             self._fit = None
             outcome = fit.result(max(wait, 1.0))
             if outcome.laws is not None:
-                self.weights_K = next_weights(fitted, outcome.laws.merged(in_force(fitted)))
+                self.weights_K = next_weights(fitted, outcome.laws.merged(in_force(fitted)), steering)
 
     def cancel(self) -> None:
         """End what is under way and forget it."""
@@ -70,13 +72,15 @@ def in_force(run: Run) -> Laws | None:
     return Laws.given(laws.law_Kx3, laws.transfer_K) if laws.step_K.any() else None
 
 
-def next_weights(run: Run, laws: Laws) -> np.ndarray | None:
-    """The policy's weights under `laws`; None where it cannot be made here."""
+def next_weights(run: Run, laws: Laws, steering: Steering) -> np.ndarray | None:
+    """The policy's weights under `laws`, bent to what is set by hand; None where it cannot be made here."""
     supply = run.supply
     natural_K = supply.length_K / max(supply.length_K.sum(), 1.0)
     block, num_blocks = int(run.step_S[-1]), supply.samples_left // supply.block_size + int(run.step_S[-1])
+    target_K = steer.target_K(steering, run.names_K)
+    target_K = run.target_K if target_K is None else target_K
     context = PolicyContext(
-        run.prior_K, natural_K=natural_K, target_K=run.target_K, names_K=tuple(run.names_K),
+        run.prior_K, natural_K=natural_K, target_K=target_K, names_K=tuple(run.names_K),
         block_size=supply.block_size, num_blocks=num_blocks, cap_K=supply.cap_K, length_K=supply.length_K,
         seed=run.config.seed,
     )  # fmt: skip
@@ -86,10 +90,12 @@ def next_weights(run: Run, laws: Laws) -> np.ndarray | None:
         block, now_K, now_K, credits[-1] if credits else now_K, np.rint(supply.drawn_K).astype(np.int64)
     )
     try:
-        policy = make_policy(dataclasses.replace(run.config, shadow=False, probe=0.0), context)
+        config = steer.options(run.config, steering)
+        policy = make_policy(dataclasses.replace(config, shadow=False, probe=0.0), context)
     except UserError:  # a target, stages or a package of another machine
         return None
-    return policy.step(state, laws, np.zeros(len(now_K), np.int64)).base_K
+    weights_K = policy.step(state, laws, np.zeros(len(now_K), np.int64)).base_K
+    return steer.shaped(weights_K, *steer.bounds(steering, run.names_K))
 
 
 def _options(run: Run):

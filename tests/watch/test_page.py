@@ -1,5 +1,6 @@
 """The page as text: numbers, order, filter, widths; through a pipe; once."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import pytest
 
 from ado_megatron import cli
 from ado_megatron.report.read import read_run
+from ado_megatron.steer.journal import Entry, write_journal
+from ado_megatron.steer.steering import Steering
 from ado_megatron.watch.columns import columns, matcher, order_of, spark
 from ado_megatron.watch.page import View, duration, page
 from ado_megatron.watch.preview import Preview
@@ -92,11 +95,26 @@ def test_events_of_all_kinds_are_shown_in_order(tmp_path):
     write_records(tmp_path, records)
     shown = [line.text for line in page(state_of(tmp_path), View())][-4:]
     assert shown == [
-        "step 151  change: pins python=0.3 cpp=none, from block 160 on, by ann@node3",
+        "step 151  change: python: pin 0.3 (was none), cpp: pin none (was 0.1), from block 160 on, by ann@node3",
         "step 151  gap: 2 records of steps 140 to 151 are lost",
         "step 152  alarm: cpp�[31m: above its law",
         "step 153  failed fit: the old laws stay: out of memory",
     ]
+
+
+def test_what_is_set_by_hand_is_said_and_the_next_refit_keeps_to_it(tmp_path):
+    make_run(tmp_path, planned=900)
+    entry = Entry(1, 500, 480, "ann@node3", "2026-11-24", {"pins": {"python": 0.5}, "policy": "plan"}, {})
+    write_journal(tmp_path / "ado" / "journal.json", [entry])
+    followed, preview = Followed(tmp_path), Preview()
+    followed.look()
+    run = followed.run()
+    preview.look(run, followed.steering(run), 100.0)
+    assert preview.weights_K[0] == pytest.approx(0.5) and preview.weights_K.sum() == pytest.approx(1.0)
+    lines = [line.text for line in page(followed.state(run, preview.weights_K), View())]
+    assert lines[2].startswith("policy plan; laws of 8") and lines[3] == "pinned: python 0.5"
+    write_journal(tmp_path / "ado" / "journal.json", [entry, dataclasses.replace(entry, id=2, what={"hold": True})])
+    assert followed.steering(run).hold
 
 
 def test_a_damaged_record_is_left_out_and_said(tmp_path):
@@ -111,7 +129,7 @@ def test_a_damaged_record_is_left_out_and_said(tmp_path):
 
 def test_the_next_refit_is_what_the_policy_does_under_laws_fitted_now(folder):
     run, preview = read_run(folder), Preview()
-    preview.look(run, wait=100.0)
+    preview.look(run, Steering(), 100.0)
     next_K, now_K = preview.weights_K, run.weights_SxK[-1]
     assert next_K.sum() == pytest.approx(1.0) and 0.5 * np.abs(next_K - now_K).sum() <= run.config.max_change + 1e-9
     assert "next" in {column.name for column in columns(state_of(folder, next_K))}
@@ -120,7 +138,7 @@ def test_the_next_refit_is_what_the_policy_does_under_laws_fitted_now(folder):
 def test_a_run_without_laws_has_no_next_refit(tmp_path):
     make_run(tmp_path, steps=50, adaptive=False)
     preview = Preview()
-    preview.look(read_run(tmp_path), wait=1.0)
+    preview.look(read_run(tmp_path), Steering(), 1.0)
     assert preview.weights_K is None and state_of(tmp_path).next_refit() is None
 
 
