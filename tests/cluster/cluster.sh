@@ -99,7 +99,11 @@ SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=node1 NodeAddr=$(address node1) CPUs=64 RealMemory=8000 Gres=gpu:8 State=UNKNOWN
 NodeName=node2 NodeAddr=$(address node2) CPUs=64 RealMemory=8000 Gres=gpu:8 State=UNKNOWN
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF
+PartitionName=low Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
 END
     keys
 }
@@ -144,7 +148,7 @@ start() {
     check
     [ -e "$D/run/ctl.outer" ] && fail "$D has a cluster already; stop it first"
     mkdir -p "$D"
-    trap 'stop' ERR
+    trap stop EXIT
     configure
     network
     munged --key-file="$D/munge.key" --socket="$D/run/munge.socket" --pid-file="$D/run/munged.pid" \
@@ -157,6 +161,7 @@ start() {
     begin_node node2
     wait_until "both nodes to be idle" eval '[ "$(run_on ctl sinfo -h -N -t idle -o %N 2>/dev/null | sort -u | wc -l)" = 2 ]'
     wait_until "both sshd" eval 'run_on node1 "$D/bin/ssh" node2 true && run_on node2 "$D/bin/ssh" node1 true'
+    trap - EXIT
     echo "two nodes are up; try: bash $0 run $D ctl sinfo"
 }
 
@@ -182,19 +187,24 @@ run_on() { # node, command …
     fi
 }
 
-kill_node() {
-    [ -e "$D/run/$1.outer" ] || return 0
-    kill -KILL "$(cat "$D/run/$1.outer")" 2>/dev/null || true
-    rm -f "$D/run/$1.outer"
+end() { # file of a process id, signal: only a process that this cluster has started, whatever the id stands for by now
+    local pid
+    [ -e "$1" ] || return 0
+    pid=$(cat "$1")
+    if tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qx "SLURM_CONF=$SLURM_CONF"; then
+        kill -"$2" "$pid" 2>/dev/null || true
+    fi
+    rm -f "$1"
 }
+
+kill_node() { end "$D/run/$1.outer" KILL; }
 
 stop() {
     local node
     kill_node node1
     kill_node node2
-    [ ! -e "$D/run/ctl.outer" ] || kill "$(cat "$D/run/ctl.outer")" 2>/dev/null || true
-    [ ! -e "$D/run/munged.pid" ] || kill "$(cat "$D/run/munged.pid")" 2>/dev/null || true
-    rm -f "$D/run/ctl.outer"
+    end "$D/run/ctl.outer" TERM
+    end "$D/run/munged.pid" TERM
     for node in node1 node2 ctl; do ip netns del "$(space $node)" 2>/dev/null || true; done
 }
 

@@ -116,6 +116,19 @@ def test_the_time_limit_itself_is_no_end(cluster, tmp_path):
     assert "a signal came before the time is up" in log and "TIME LIMIT" not in log, log
 
 
+@pytest.mark.timeout(500)
+def test_a_preempted_job_saves_first_and_goes_on_afterwards(cluster, tmp_path):
+    job = Counting(cluster, tmp_path, "--partition=low", "--signal=B:USR1@60", steps=60)
+    job.wait_for_step(4)
+    line = ["sbatch", "--parsable", "--exclusive", "--nodes=2", "-o", tmp_path / "other.txt", "--wrap", "sleep 2"]
+    other = cluster.run("ctl", *line, cwd=tmp_path).strip()
+    assert cluster.wait(other, 150)["JobState"] == "COMPLETED"
+    ended = cluster.wait(job.number, 300)
+    log = job.log.read_text()
+    assert (ended["JobState"], ended["Restarts"], job.saved()) == ("COMPLETED", "1", 60), log
+    assert log.count("saved and ended at") == 4 and job.attempts()[1] >= 4, log
+
+
 @pytest.mark.timeout(200)
 def test_without_progress_the_job_fails(cluster, tmp_path):
     job = Counting(cluster, tmp_path, REQUEUES=3)
