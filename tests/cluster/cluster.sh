@@ -88,6 +88,7 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=5,bf_interval=5
 MpiDefault=none
 SwitchType=switch/none
 ReturnToService=2
@@ -193,6 +194,10 @@ end() { # file of a process id, signal: only a process that this cluster has sta
     pid=$(cat "$1")
     if tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qx "SLURM_CONF=$SLURM_CONF"; then
         kill -"$2" "$pid" 2>/dev/null || true
+        for _ in {1..50}; do # a process that has ended has no command line, also when nobody has waited for it
+            [ -n "$(tr -d '\0' 2>/dev/null <"/proc/$pid/cmdline")" ] || break
+            sleep 0.1
+        done
     fi
     rm -f "$1"
 }

@@ -148,44 +148,64 @@ def test_a_cancelled_job_stays_cancelled(cluster, tmp_path):
     assert (ended["JobState"], ended["Restarts"]) == ("CANCELLED", "0"), job.log.read_text()
 
 
-@pytest.mark.host
-@pytest.mark.timeout(1500)
-@pytest.mark.parametrize("host", ["lm", "deepspeed"])
-def test_a_training_is_requeued_loses_a_node_is_told_to_save_and_ends_audited(host, cluster, tmp_path):
-    """Two nodes of two processes each; nothing repeated or skipped in four attempts."""
-    steps, run, log = 200, tmp_path / "run", tmp_path / "log.txt"
-    run.mkdir()
-    options = ["--save-interval", 5]
-    options += ["--pipeline-model-parallel-size", 2] if host == "deepspeed" else []
-    env = {
-        "HOST": host, "CHECKOUT": checkout(host), "RUN": run, "ADO_HOME": LAUNCH.parent, "ADO_CPU": 1,
-        "DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore", "NCCL_SOCKET_IFNAME": "eth0", "PYTHONPATH": "",
-        "JOB": write_job(tmp_path, host, *options, steps=steps), "DS_CONFIG": deepspeed_config(tmp_path, 1)[1],
-        "PATH": put_host_launchers(tmp_path),
-    }  # fmt: skip
-    number = cluster.submit(log, env={name: str(value) for name, value in env.items()})
-    latest = run / "latest_checkpointed_iteration.txt"
+class Training:
+    """A job of a framework: two nodes of two processes each, a checkpoint every five steps."""
 
-    def saved_after(step: int) -> int:
+    STEPS = 200
+
+    def __init__(self, cluster, host: str, directory: Path):
+        self.cluster, self.run, self.log = cluster, directory / "run", directory / "log.txt"
+        self.run.mkdir()
+        options = ["--save-interval", 5]
+        options += ["--pipeline-model-parallel-size", 2] if host == "deepspeed" else []
+        env = {
+            "HOST": host, "CHECKOUT": checkout(host), "RUN": self.run, "ADO_HOME": LAUNCH.parent, "ADO_CPU": 1,
+            "DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": "ignore", "NCCL_SOCKET_IFNAME": "eth0", "PYTHONPATH": "",
+            "JOB": write_job(directory, host, *options, steps=self.STEPS), "PATH": put_host_launchers(directory),
+            "DS_CONFIG": deepspeed_config(directory, 1)[1],
+        }  # fmt: skip
+        self.number = cluster.submit(self.log, env={name: str(value) for name, value in env.items()})
+
+    def saved_after(self, step: int) -> int:
+        """The newest checkpoint, when there is one after `step`."""
+        latest = self.run / "latest_checkpointed_iteration.txt"
+
         def newer():
             found = int(latest.read_text() or 0) if latest.exists() else 0
             return found if found > step else 0
 
-        return wait_for(newer, 400, log)
+        return wait_for(newer, 300, self.log)
 
-    first = saved_after(0)
-    cluster.run("ctl", "scontrol", "requeue", number)
-    second = saved_after(first + 5)
+    def assert_whole(self, attempts: int) -> None:
+        """It went on to the last step; every step was made, and the audit finds every sample once."""
+        ended, text = self.cluster.wait(self.number, 400), self.log.read_text()
+        assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", str(attempts - 1)), text[-6000:]
+        assert set(Run(0, text, self.run).curve) == set(range(1, self.STEPS + 1)), text[-6000:]
+        verdict = audit(self.run)
+        assert verdict.failure is None and verdict.samples == self.STEPS * 8 and verdict.attempts == attempts, verdict
+
+
+@pytest.mark.host
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("host", ["lm", "deepspeed"])
+def test_a_training_is_requeued_and_loses_a_node(host, cluster, tmp_path):
+    job = Training(cluster, host, tmp_path)
+    first = job.saved_after(0)
+    cluster.run("ctl", "scontrol", "requeue", job.number)
+    job.saved_after(first + 10)
     cluster.call("kill", "node2")
-    wait_for(lambda: cluster.job(number)["JobState"] != "RUNNING", 120, log)
+    wait_for(lambda: cluster.job(job.number)["JobState"] != "RUNNING", 120, job.log)
     cluster.call("revive", "node2")
-    third = saved_after(second + 10)
-    cluster.run("ctl", "scancel", "--signal=USR1", "--batch", number)
-    ended = cluster.wait(number, 500)
-    text = log.read_text()
-    assert ended["JobState"] == "COMPLETED" and int(ended["Restarts"]) >= 3, text[-6000:]
-    assert text.count("exiting program after receiving SIGTERM") >= 1, text[-6000:]
-    curve = Run(0, text, run).curve
-    assert set(curve) == set(range(1, steps + 1)) and third < steps
-    verdict = audit(run)
-    assert verdict.failure is None and verdict.samples == steps * 8 and verdict.attempts == 4, verdict
+    job.assert_whole(attempts=3)
+
+
+@pytest.mark.host
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("host", ["lm", "deepspeed"])
+def test_a_training_saves_when_the_signal_comes_and_goes_on(host, cluster, tmp_path):
+    job = Training(cluster, host, tmp_path)
+    job.saved_after(0)
+    cluster.run("ctl", "scancel", "--signal=USR1", "--batch", job.number)
+    job.assert_whole(attempts=2)
+    text = job.log.read_text()
+    assert "exiting program after receiving SIGTERM" in text and text.count(": requeued") == 1, text[-6000:]
