@@ -1,4 +1,7 @@
-"""Reads .npz files that may be damaged: every size is checked against the file before memory is taken for it."""
+"""Arrays by name, as one flat .npz holds them: names with prefixes, and a reader for files that may be damaged.
+
+The reader checks every size against the file before it takes memory for it.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,24 @@ import io
 import math
 import os
 import zipfile
-from typing import BinaryIO
+from collections.abc import Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 
 MOST_BYTES = 8 << 30  # of all arrays together
 _DEFLATE_RATIO = 1032  # no stream grows by more when it is unpacked
 _KINDS = "biufU"  # truth values, integers, floats, text
+
+
+def nest(prefix: str, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays with `prefix` ("history/", "laws.") before their names, so that several groups share one file."""
+    return {f"{prefix}{name}": np.asarray(value) for name, value in arrays.items()}
+
+
+def unnest(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, without it: what `nest` was given."""
+    return {name[len(prefix) :]: value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 def read_npz(source: str | os.PathLike | BinaryIO, most_bytes: int = MOST_BYTES) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from ado_megatron.npz import read_npz
+from ado_megatron.npz import nest, read_npz, unnest
 
 
 @given(
@@ -71,3 +71,9 @@ def test_memory_is_bounded_before_anything_is_unpacked():
     data[at + 24 : at + 28] = struct.pack("<I", 1 << 30)  # the size that the directory claims
     with pytest.raises(ValueError, match="claims 1073741824 bytes"):
         read_npz(io.BytesIO(bytes(data)))
+
+
+def test_nested_names_come_apart_again():
+    flat = nest("a/", {"x": [1, 2]}) | nest("ab/", {"x": [3]}) | nest("a.", {"x": 4})
+    assert unnest("a/", flat)["x"].tolist() == [1, 2] and unnest("a.", flat)["x"].tolist() == 4
+    assert list(unnest("ab/", flat)) == ["x"] and list(flat) == ["a/x", "ab/x", "a.x"]

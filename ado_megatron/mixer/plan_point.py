@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+from ado_megatron.npz import nest, unnest
 from ado_megatron.policy.state import PolicyState
 from ado_megatron.scaling_law.laws import Laws
 
@@ -28,25 +29,26 @@ class PlanPoint:
     laid_out_C: np.ndarray
     laws: Laws | None
 
+    @classmethod
+    def new(cls, state: PolicyState, laid_out_C: np.ndarray, laws: Laws | None = None) -> PlanPoint:
+        """Where a run begins at block state.step, after laid_out_C samples of each dataset, with nobody owed any."""
+        nothing_K, credit_C = np.full_like(state.samples_K, -1), np.zeros(len(laid_out_C))
+        return cls(state.step, state, nothing_K, credit_C, laid_out_C, laws)
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Every field as an array, for a checkpoint."""
         arrays = {"block": np.int64(self.block), "last_K": self.last_K}
         arrays |= {"credit_C": self.credit_C, "laid_out_C": self.laid_out_C}
-        arrays |= {f"state.{name}": value for name, value in self.state.to_arrays().items()}
+        arrays |= nest("state.", self.state.to_arrays())
         if self.laws is not None:
-            arrays |= {f"laws.{name}": value for name, value in self.laws.to_arrays().items()}
+            arrays |= nest("laws.", self.laws.to_arrays())
         return arrays
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray], transfer: float) -> PlanPoint:
         """transfer: that of laws that were saved before laws had one."""
-        state, laws = (under(prefix, arrays) for prefix in ("state.", "laws."))
+        state, laws = unnest("state.", arrays), unnest("laws.", arrays)
         return cls(
             int(arrays["block"]), PolicyState.from_arrays(state), arrays["last_K"].copy(), arrays["credit_C"].copy(),
             arrays["laid_out_C"].copy(), Laws.from_arrays(laws, transfer) if laws else None,
         )  # fmt: skip
-
-
-def under(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays whose names begin with `prefix`, without it."""
-    return {name[len(prefix) :]: value for name, value in arrays.items() if name.startswith(prefix)}

@@ -14,10 +14,10 @@ import numpy as np
 from ado_megatron.blend.domains import Domains
 from ado_megatron.blend.epoch_caps import UNLIMITED, with_share
 from ado_megatron.config import AdoConfig
-from ado_megatron.mixer.plan_point import PlanPoint, under
-from ado_megatron.mixer.resume import Saved
+from ado_megatron.mixer.plan_point import PlanPoint
+from ado_megatron.mixer.resume import Saved, at_block
 from ado_megatron.mixer.rows import Rows
-from ado_megatron.mixer.sidecar import unnest
+from ado_megatron.npz import nest, unnest
 from ado_megatron.policy import PolicyContext, make_policy
 from ado_megatron.policy.registry import WITHOUT_LAWS
 from ado_megatron.policy.state import PolicyState
@@ -51,9 +51,7 @@ class Planner:
         self.policy = make_policy(acting, context)
         self.laws: Laws | None = None  # in force from the next row on
         num_datasets = len(domains.prefixes_C)
-        zeros_C = np.zeros(num_datasets, dtype=np.int64)
-        nothing_K = np.full(len(domains.names_K), -1, dtype=np.int64)
-        self._at = PlanPoint(0, self.policy.initial_state(), nothing_K, np.zeros(num_datasets), zeros_C, None)
+        self._at = PlanPoint.new(self.policy.initial_state(), np.zeros(num_datasets, dtype=np.int64))
         self._begins: list[PlanPoint] = []  # where the kept calls of `plan` began
         self._weights: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # block → weights in force, the policy's own
         self._notes: list[str] = []  # what the policy had to say, not yet taken
@@ -91,12 +89,12 @@ class Planner:
         """All that decides the rows from here on, for `take_over` in another process."""
         arrays = self._at.to_arrays()
         if self.laws is not None:
-            arrays |= {f"in_force.{name}": value for name, value in self.laws.to_arrays().items()}
+            arrays |= nest("in_force.", self.laws.to_arrays())
         return arrays
 
     def take_over(self, arrays: dict[str, np.ndarray]) -> None:
         """Stand where the planner stood that handed over."""
-        laws = under("in_force.", arrays)
+        laws = unnest("in_force.", arrays)
         self.laws = Laws.from_arrays(laws) if laws else None
         self._at = PlanPoint.from_arrays(arrays, self.config.given_transfer)
 
@@ -105,12 +103,12 @@ class Planner:
         first, rows_SxC = self._at.block, self.plan(num_rows)
         weights_Sx2xK = np.array([self._weights[block] for block in range(first, first + num_rows)])
         arrays = {"rows_SxC": rows_SxC, "weights_Sx2xK": weights_Sx2xK, "notes": np.array(self.take_notes(), dtype=str)}
-        return arrays | {f"end.{name}": value for name, value in self._at.to_arrays().items()}
+        return arrays | nest("end.", self._at.to_arrays())
 
     def adopt(self, arrays: dict[str, np.ndarray], num_rows: int) -> np.ndarray | None:
         """The next rows as another process has planned them under the present laws, as if `plan` had been called here;
         None, and nothing has changed, where they are not `num_rows` rows from here on that can be right."""
-        end = PlanPoint.from_arrays(under("end.", arrays), self.config.given_transfer)
+        end = PlanPoint.from_arrays(unnest("end.", arrays), self.config.given_transfer)
         rows_SxC, weights_Sx2xK = arrays["rows_SxC"], arrays["weights_Sx2xK"]
         laid_out_C = self._at.laid_out_C + rows_SxC.sum(axis=0, dtype=np.int64)
         caps_C = laid_out_C if self.caps_C is None else self.caps_C
@@ -214,48 +212,21 @@ class Planner:
         weights_Sx2xK = np.array([self._weights[b] for b in blocks_S])
         arrays = {"points": np.int64(len(points)), "blocks_S": blocks_S, "weights_Sx2xK": weights_Sx2xK}
         for n, point in enumerate(points):
-            arrays |= {f"point{n}.{name}": value for name, value in point.to_arrays().items()}
+            arrays |= nest(f"point{n}.", point.to_arrays())
         if self.laws is not None:
-            arrays |= {f"laws.{name}": value for name, value in self.laws.to_arrays().items()}
+            arrays |= nest("laws.", self.laws.to_arrays())
         return arrays
 
     def restore(self, saved: Saved) -> None:
-        """Go on from a sidecar: after the rows that were planned then or, where they are void, at the checkpoint."""
-        arrays = unnest("planner", saved.arrays)
-        transfer = self.config.given_transfer
-        points = [PlanPoint.from_arrays(under(f"point{n}.", arrays), transfer) for n in range(int(arrays["points"]))]
-        laws = under("laws.", arrays)
-        self.laws = Laws.from_arrays(laws, transfer) if laws else None
-        self._begins, self._at = (points[:-1], points[-1]) if saved.keep_rows else ([], points[0])
-        if not saved.same_data:
-            self._at = self._remapped(points[0], saved.old_dataset_C(), saved.old_domain_K())
-            self.laws = self._at.laws
-            return
-        pairs = zip(arrays["blocks_S"], arrays["weights_Sx2xK"], strict=True)
-        self._weights = {int(b): (own_K, shadow_K) for b, (own_K, shadow_K) in pairs if b < self._at.block}
+        """Go on from a sidecar, with what it means to this run."""
+        plan = saved.plan(self.policy, self.config.given_transfer)
+        self._begins, self._at, self.laws, self._weights = plan.begins, plan.at, plan.laws, plan.weights
 
     def begin_at(self, block: int, start_C: np.ndarray) -> None:
         """Plan from `block` on, after start_C samples of each dataset that others laid out; laws and policy are as they
         are (those of a sidecar, or the first)."""
-        at = self._settled(dataclasses.replace(self._at, laws=self.laws))
-        state = dataclasses.replace(at.state, step=block, samples_K=self.domains.by_domain(start_C))
-        self._at = dataclasses.replace(
-            at, block=block, state=state, laid_out_C=start_C, credit_C=np.zeros(len(start_C))
-        )
-
-    def _remapped(self, point: PlanPoint, old_C: np.ndarray, old_K: np.ndarray) -> PlanPoint:
-        """A saved point for other data: known datasets and laws keep what they had; the policy starts at the prior."""
-        state = dataclasses.replace(
-            self.policy.initial_state(), step=point.state.step,
-            samples_K=np.where(old_K >= 0, point.state.samples_K[old_K], 0),
-        )  # fmt: skip
-        laws = point.laws
-        if laws is not None:
-            params_Kx3 = np.where((old_K >= 0)[:, None], laws.params()[old_K], np.nan)
-            laws = Laws.given(params_Kx3, np.where(old_K >= 0, laws.transfer_K[old_K], self.config.given_transfer))
-        laid_out_C = np.where(old_C >= 0, point.laid_out_C[old_C], 0)
-        nothing_K = np.full(len(old_K), -1, dtype=np.int64)
-        return PlanPoint(point.block, state, nothing_K, np.zeros(len(old_C)), laid_out_C, laws)
+        state = dataclasses.replace(self.state, step=block, samples_K=self.domains.by_domain(start_C))
+        self._at = PlanPoint.new(at_block(self.policy, state), start_C, self.laws)
 
 
 def _context(

@@ -27,7 +27,8 @@ from ado_megatron.mixer.recorder import Recorder
 from ado_megatron.mixer.refit_process import request
 from ado_megatron.mixer.refit_schedule import PendingRefit, RefitSchedule
 from ado_megatron.mixer.resume import Saved, pack
-from ado_megatron.mixer.sidecar import read_sidecar, unnest
+from ado_megatron.mixer.sidecar import read_sidecar
+from ado_megatron.npz import unnest
 from ado_megatron.scaling_law.fit_process import PROGRAM, Fit
 from ado_megatron.scaling_law.transfer_option import number, parse_transfer
 from ado_megatron.stream.schedule import Schedule
@@ -216,7 +217,7 @@ def transfers(config: AdoConfig, domains: Domains) -> np.ndarray | None:
 def _saved_transfers(path: str) -> tuple[list[str], np.ndarray]:
     """(domain names, transfer_K) of the sidecar of an earlier run. Raises SidecarError."""
     meta, arrays = read_sidecar(path)
-    laws = unnest("planner", arrays)
+    laws = unnest("planner/", arrays)
     if "laws.transfer_K" not in laws:
         raise SidecarError(f"the sidecar {path} holds no laws with a transfer; give one of a run that estimated it")
     return meta["names_K"], laws["laws.transfer_K"]

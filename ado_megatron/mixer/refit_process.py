@@ -22,8 +22,8 @@ import numpy as np
 
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
-from ado_megatron.mixer.plan_point import under
 from ado_megatron.mixer.planner import Planner
+from ado_megatron.npz import nest, unnest
 from ado_megatron.scaling_law.fit_process import MORE, MORE_RESULT, begin, fit_in
 from ado_megatron.scaling_law.laws import Laws
 
@@ -33,17 +33,18 @@ PROGRAM = "ado_megatron.mixer.refit_process"
 def request(planner: Planner, num_rows: int) -> dict[str, np.ndarray]:
     """The arrays with which `main` plans `num_rows` rows where `planner` stands: nothing of them is read from a file
     that may change while the run goes on."""
-    arrays = {f"domains.{spec.name}": getattr(planner.domains, spec.name) for spec in dataclasses.fields(Domains)}
-    arrays |= {f"at.{name}": value for name, value in planner.hand_over().items()}
+    fields = {spec.name: getattr(planner.domains, spec.name) for spec in dataclasses.fields(Domains)}
+    arrays: dict[str, Any] = nest("domains.", {name: value for name, value in fields.items() if value is not None})
+    arrays |= nest("at.", planner.hand_over())
     arrays["config"] = json.dumps(planner.config.to_dict() | {"target": "prior"})
     arrays |= {"num_rows": num_rows, "block_size": planner.block_size, "num_blocks": planner.num_blocks or 0}
     arrays |= {"target_K": planner.target_K, "caps_C": [] if planner.caps_C is None else planner.caps_C}
-    return {name: np.asarray(value) for name, value in arrays.items() if value is not None}
+    return {name: np.asarray(value) for name, value in arrays.items()}
 
 
 def planner_of(arrays: dict[str, np.ndarray]) -> Planner:
     """The planner that a request describes, where it stood."""
-    values: dict[str, Any] = under("domains.", arrays)
+    values: dict[str, Any] = unnest("domains.", arrays)
     for name in ("names_K", "prefixes_C"):
         values[name] = tuple(values[name].tolist())
     caps_C = arrays["caps_C"] if arrays["caps_C"].size else None
@@ -51,7 +52,7 @@ def planner_of(arrays: dict[str, np.ndarray]) -> Planner:
         AdoConfig.from_dict(json.loads(str(arrays["config"]))), Domains(**values), int(arrays["block_size"]), caps_C,
         int(arrays["num_blocks"]), arrays["target_K"],
     )  # fmt: skip
-    planner.take_over(under("at.", arrays))
+    planner.take_over(unnest("at.", arrays))
     return planner
 
 

@@ -18,9 +18,12 @@ import numpy as np
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import SidecarError
-from ado_megatron.mixer.sidecar import nest, unnest
+from ado_megatron.mixer.plan_point import PlanPoint
+from ado_megatron.npz import nest, unnest
 from ado_megatron.option_fields import flag_of, names
+from ado_megatron.policy import Policy, PolicyState
 from ado_megatron.profiles import PREFIX
+from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.stream.permutation import derive_key
 
 
@@ -38,11 +41,22 @@ def pack(
         "schedule": {name: value for name, value in schedule.items() if name not in schedule_arrays},
         "cycles": [(block, step, fitted is not None) for block, step, fitted in pending],
     }  # fmt: skip
-    arrays = {"base_id_C": domains.stream_id_C} | nest("schedule", schedule_arrays)
-    arrays |= nest("planner", planner) | nest("history", history)
+    arrays = {"base_id_C": domains.stream_id_C} | nest("schedule/", schedule_arrays)
+    arrays |= nest("planner/", planner) | nest("history/", history)
     for n, (_, _, fitted) in enumerate(pending):
-        arrays |= nest(f"fit{n}", fitted or {})
+        arrays |= nest(f"fit{n}/", fitted or {})
     return meta, arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedPlan:
+    """What a planner goes on with. begins: where the calls of `plan` began whose rows are kept. at: the next row.
+    weights: block → (weights in force, the policy's own) of the rows before it."""
+
+    begins: list[PlanPoint]
+    at: PlanPoint
+    laws: Laws | None
+    weights: dict[int, tuple[np.ndarray, np.ndarray]]
 
 
 class Saved:
@@ -119,26 +133,82 @@ class Saved:
         return np.array(ids, dtype=np.int64)
 
     def schedule_state(self) -> dict[str, Any]:
-        """The schedule's state, without the rows that are void."""
-        state = unnest("schedule", self.arrays) | self.meta["schedule"]
+        """The schedule's state for the datasets of this run, without the rows that are void.
+
+        Datasets are matched by stream id, in any order; one that the state does not know starts at its first sample.
+        Raises SidecarError inside a block of which a dataset is gone or, as the order of its samples follows that of
+        the datasets, stands in another place.
+        """
+        state = unnest("schedule/", self.arrays) | self.meta["schedule"]
         if not self.keep_rows:
             partial = self.first_free_block - state["first_block"]
             state["counts_SxC"] = state["counts_SxC"][:partial]
-        return state
+        if self.same_data:
+            return state
+        old_of = {int(stream): c for c, stream in enumerate(state["stream_id_C"])}
+        stream_id_C = self.stream_id_C()
+        old_C = np.array([old_of.pop(int(stream), -1) for stream in stream_id_C])
+        gone = state["counts_SxC"][:, sorted(old_of.values())].any()
+        if gone or (len(state["counts_SxC"]) and (np.diff(old_C[old_C >= 0]) < 0).any()):
+            raise SidecarError(
+                f"datasets of the blend were {'removed' if gone else 'put in another order'}, but the checkpoint "
+                "stands inside a block that has samples of them; resume from a checkpoint at the end of a block"
+            )
+        return state | {
+            "stream_id_C": stream_id_C, "length_C": np.where(old_C >= 0, state["length_C"][old_C], 0),
+            "counts_SxC": np.where(old_C >= 0, state["counts_SxC"][:, old_C], 0),
+            "start_C": np.where(old_C >= 0, state["start_C"][old_C], 0), "digest": None,
+        }  # fmt: skip
+
+    def plan(self, policy: Policy, transfer: float) -> SavedPlan:
+        """Where the planner goes on: after the rows that were planned then or, where they are void, at the checkpoint.
+
+        policy: of this run. transfer: that of laws which were saved before laws had one.
+        """
+        arrays = unnest("planner/", self.arrays)
+        points = [PlanPoint.from_arrays(unnest(f"point{n}.", arrays), transfer) for n in range(int(arrays["points"]))]
+        if not self.same_data:
+            point = self._remapped(points[0], policy, transfer)
+            return SavedPlan([], point, point.laws, {})
+        laws = unnest("laws.", arrays)
+        begins, at = points[:-1], points[-1]
+        if not self.keep_rows:
+            begins, at = [], points[0]
+            if at.block == 0:  # nothing was drawn: the policy begins as in a new run
+                at = dataclasses.replace(at, state=policy.initial_state())
+            elif at.last_K[0] < 0:  # no step of this policy makes the weights of the next row
+                at = dataclasses.replace(at, state=at_block(policy, at.state))
+        pairs = zip(arrays["blocks_S"], arrays["weights_Sx2xK"], strict=True)
+        return SavedPlan(
+            begins, at, Laws.from_arrays(laws, transfer) if laws else None,
+            {int(b): (own_K, shadow_K) for b, (own_K, shadow_K) in pairs if b < at.block},
+        )  # fmt: skip
+
+    def _remapped(self, point: PlanPoint, policy: Policy, transfer: float) -> PlanPoint:
+        """A saved point for other data: known datasets and laws keep what they had; the policy starts at the prior."""
+        old_C, old_K = self.old_dataset_C(), self.old_domain_K()
+        samples_K = np.where(old_K >= 0, point.state.samples_K[old_K], 0)
+        state = dataclasses.replace(policy.initial_state(), step=point.block, samples_K=samples_K)
+        laws = point.laws
+        if laws is not None:
+            params_Kx3 = np.where((old_K >= 0)[:, None], laws.params()[old_K], np.nan)
+            laws = Laws.given(params_Kx3, np.where(old_K >= 0, laws.transfer_K[old_K], transfer))
+        laid_out_C = np.where(old_C >= 0, point.laid_out_C[old_C], 0)
+        return PlanPoint.new(at_block(policy, state), laid_out_C, laws)
 
     def refits(self, snapshot_after: Callable[[int], int]) -> tuple[int, list[tuple[int, int, dict | None]]]:
         """(next snapshot, pending refits with the histories of their fits); no refit where its rows are void."""
         if not self.keep_rows:
             return snapshot_after(self.first_free_block - 1), []
         pending = [
-            (block, step, unnest(f"fit{n}", self.arrays) if has_fit else None)
+            (block, step, unnest(f"fit{n}/", self.arrays) if has_fit else None)
             for n, (block, step, has_fit) in enumerate(self.meta["cycles"])
         ]
         return self.meta["next_cut"], pending
 
     def history(self) -> dict[str, np.ndarray]:
         """The arrays of the loss history, for the domains of this run."""
-        arrays = unnest("history", self.arrays)
+        arrays = unnest("history/", self.arrays)
         if self.same_data:
             return arrays
         old_K = self.old_domain_K()
@@ -146,6 +216,11 @@ class Saved:
             if value.ndim == 2:
                 arrays[name] = np.where(old_K >= 0, value[:, old_K], 0.0)
         return arrays | {"num_domains": np.array(len(old_K))}
+
+
+def at_block(policy: Policy, state: PolicyState) -> PolicyState:
+    """A state whose weights are those of its block, if the policy knows them from the block alone."""
+    return policy.at_block(state) if hasattr(policy, "at_block") else state
 
 
 def _as_before(config: AdoConfig, saved: dict[str, Any]) -> AdoConfig:

@@ -94,16 +94,6 @@ def read_sidecar(path: str | os.PathLike, token: str | None = None) -> tuple[dic
     return meta, arrays
 
 
-def nest(prefix: str, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays under `prefix/`, for one flat npz."""
-    return {f"{prefix}/{name}": np.asarray(value) for name, value in arrays.items()}
-
-
-def unnest(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays that `nest` put under `prefix/`."""
-    return {name[len(prefix) + 1 :]: value for name, value in arrays.items() if name.startswith(prefix + "/")}
-
-
 def _digest(meta_json: str, payload: bytes) -> str:
     digest = hashlib.sha256(meta_json.encode(errors="surrogatepass") + b"\n")
     digest.update(payload)

@@ -45,7 +45,8 @@ class Policy(Protocol):
         """The first block ≤ stop whose weights may differ from those of block state.step, while `laws` stay.
 
         A policy may also have `step_constant(state, laws, counts_SxK)`: the same as `step` over several blocks before
-        that one, at once.
+        that one, at once. One whose weights depend on the number of the block may have `at_block(state)`: the state
+        with the weights of block state.step, for a run that begins there.
         """
 
 

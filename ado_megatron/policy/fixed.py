@@ -40,6 +40,10 @@ class StaticPolicy:
         """As of AdoPolicy: to the end, but a state that another policy saved has other weights for one block."""
         return stop if np.array_equal(state.weights_K, self.prior_K) else min(state.step + 1, stop)
 
+    def at_block(self, state: PolicyState) -> PolicyState:
+        """A state, of whatever origin, with the weights of its block."""
+        return state.at_weights(self.prior_K)
+
     def step(self, state: PolicyState, laws: Laws | None, counts_K: ArrayLike) -> PolicyState:
         """As of AdoPolicy."""
         return state.after(counts_K).at_weights(self.prior_K)
@@ -76,15 +80,17 @@ class StagesPolicy:
         """As of AdoPolicy: to the next declared block."""
         return min([block for block, _ in self.stages if block > state.step] + [stop])
 
+    def at_block(self, state: PolicyState) -> PolicyState:
+        """A state, of whatever origin, with the weights that are declared for its block."""
+        return state.at_weights(self._weights(state.step))
+
     def step(self, state: PolicyState, laws: Laws | None, counts_K: ArrayLike) -> PolicyState:
         """As of AdoPolicy."""
-        state = state.after(counts_K)
-        return state.at_weights(self._weights(state.step))
+        return self.at_block(state.after(counts_K))
 
     def step_constant(self, state: PolicyState, laws: Laws | None, counts_SxK: np.ndarray) -> PolicyState:
         """`step` over several blocks before `constant_until`: the same state, bit for bit."""
-        state = state.after(counts_SxK.sum(axis=0), len(counts_SxK))
-        return state.at_weights(self._weights(state.step))
+        return self.at_block(state.after(counts_SxK.sum(axis=0), len(counts_SxK)))
 
 
 def read_stages(path: str, num_domains: int, names_K: Sequence[str] | None = None) -> list[tuple[int, np.ndarray]]:

@@ -58,11 +58,11 @@ class ProbedPolicy:
 
     def initial_state(self) -> PolicyState:
         """The policy's own, probed."""
-        return self._probed(self.policy.initial_state())
+        return self.at_block(self.policy.initial_state())
 
     def step(self, state: PolicyState, laws: Laws | None, counts_K: ArrayLike) -> PolicyState:
         """As of AdoPolicy. The policy itself sees the weights without the probe."""
-        return self._probed(self.policy.step(dataclasses.replace(state, weights_K=state.base_K), laws, counts_K))
+        return self.at_block(self.policy.step(dataclasses.replace(state, weights_K=state.base_K), laws, counts_K))
 
     def spans(self, first: int, stop: int) -> list[tuple[np.ndarray, int]]:
         """The policy's own: a probe moves nothing on average."""
@@ -72,6 +72,7 @@ class ProbedPolicy:
         """As of AdoPolicy: at most to the end of the half pair."""
         return min(self.policy.constant_until(state, laws, stop), (state.step // self.length + 1) * self.length)
 
-    def _probed(self, state: PolicyState) -> PolicyState:
+    def at_block(self, state: PolicyState) -> PolicyState:
+        """The state with the probe of its block."""
         sign_K = probe_signs(state.step, len(state.base_K), self.length, self.seed)
         return dataclasses.replace(state, weights_K=probed(state.base_K, sign_K, self.size))

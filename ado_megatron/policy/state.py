@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ado_megatron.errors import UserError
+from ado_megatron.npz import nest, unnest
 
 _EXTRA = "extra."  # prefix of the arrays that a policy of the user's own carries
 
@@ -53,7 +54,7 @@ class PolicyState:
         """Every field as an array, for a checkpoint."""
         names = [spec.name for spec in dataclasses.fields(self) if spec.name != "extra"]
         arrays = {name: np.asarray(getattr(self, name)) for name in names}
-        return arrays | {f"{_EXTRA}{name}": np.asarray(value) for name, value in self.extra.items()}
+        return arrays | nest(_EXTRA, self.extra)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PolicyState:
@@ -63,7 +64,7 @@ class PolicyState:
         values["step"] = int(values["step"])
         values["solved_for"] = int(values.get("solved_for", 0))
         values["note"] = str(values.get("note", ""))
-        extra = {name[len(_EXTRA) :]: np.array(value) for name, value in arrays.items() if name.startswith(_EXTRA)}
+        extra = {name: np.array(value) for name, value in unnest(_EXTRA, arrays).items()}
         return cls(**values, extra=extra)
 
 

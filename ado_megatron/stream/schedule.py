@@ -250,34 +250,25 @@ class Schedule:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict`; before any reader starts. Datasets are matched by stream id, in any order.
+        """Go on from the `state_dict` of a schedule of the same datasets; before any reader starts.
 
-        A dataset that the state does not know starts at its first sample. Raises UserError for a state of another seed,
-        block size or version, for a dataset whose length changed, and for a dataset that is gone but still has planned
-        samples.
+        What it means to a run of other datasets is said where they are known (mixer/resume.py); here a length_C of 0 is
+        a dataset that is new, and a digest of None one of the rows alone. Raises UserError for a state of another seed,
+        block size or version, and for datasets that are others or have another length.
         """
         for name, ours in (("version", STATE_VERSION), ("seed", self.seed), ("block_size", self.block_size)):
             if int(state[name]) != ours:
                 raise UserError(
                     f"the saved schedule has {name} {int(state[name])}, this run {ours}; resume with the same {name}"
                 )
-        self.in_order = bool(state.get("in_order", False))  # a run keeps the order it began with
-        old_of = {int(stream): c for c, stream in enumerate(state["stream_id_C"])}
-        old_C = np.array([old_of.pop(int(stream), -1) for stream in self.stream_id_C])
-        known_C = old_C >= 0
-        if (np.asarray(state["length_C"])[old_C[known_C]] != self.length_C[known_C]).any():
+        length_C = np.asarray(state["length_C"])
+        if not np.array_equal(state["stream_id_C"], self.stream_id_C):
+            raise UserError("the saved schedule is one of other datasets; resume with the blend of the saved run")
+        if (length_C != self.length_C)[length_C > 0].any():
             raise UserError("a dataset of the blend has another length than in the saved run; its order would not hold")
-        saved_SxC = np.asarray(state["counts_SxC"])
-        if len(old_of) and saved_SxC[:, sorted(old_of.values())].any():
-            raise UserError("a dataset was removed from the blend, but the saved schedule has planned samples of it")
-        counts_SxC = np.zeros((len(saved_SxC), len(self.length_C)), dtype=np.int32)
-        counts_SxC[:, known_C] = saved_SxC[:, old_C[known_C]]
-        start_C = np.zeros(len(self.length_C), dtype=np.int64)
-        start_C[known_C] = np.asarray(state["start_C"])[old_C[known_C]]
+        self.in_order = bool(state.get("in_order", False))  # a run keeps the order it began with
         self._forget_blocks()
-        self.table.rewind(int(state["first_block"]), start_C)
-        self.publish(int(state["first_block"]), counts_SxC)
-        if known_C.all() and not old_of:
+        self.table.rewind(int(state["first_block"]), np.asarray(state["start_C"], dtype=np.int64))
+        self.publish(int(state["first_block"]), np.asarray(state["counts_SxC"], dtype=np.int32))
+        if state["digest"] is not None:
             self.digest = int(state["digest"])
-
-

@@ -13,7 +13,8 @@ from ado_megatron.errors import UserError
 from ado_megatron.hosts import takeover
 from ado_megatron.hosts.megatron_lm import INDICES
 from ado_megatron.hosts.takeover import BlendFacts, StockBlend, count_drawn, epochs_of, sidecar_path
-from ado_megatron.mixer.sidecar import nest, write_sidecar
+from ado_megatron.mixer.sidecar import write_sidecar
+from ado_megatron.npz import nest
 
 PREFIXES = ("here/wiki_text_document", "here/law_text_document")
 
@@ -122,7 +123,7 @@ def sidecar(load, iteration, *, consumed=24, shadow=False, origin=None, in_order
     state = {"first_block": consumed // 8, "block_size": 8, "in_order": in_order}
     meta = {"config": {"shadow": shadow}, "origin": origin, "schedule": state, "consumed_samples": consumed,
             "block_size": 8, "prefixes_C": list(PREFIXES), "lengths_C": [100, 9]}  # fmt: skip
-    write_sidecar(sidecar_path(load, iteration), meta, nest("schedule", {"start_C": np.array(drawn)}))
+    write_sidecar(sidecar_path(load, iteration), meta, nest("schedule/", {"start_C": np.array(drawn)}))
 
 
 def test_who_drew_the_samples_is_read_from_the_sidecar(tmp_path, capsys, monkeypatch):

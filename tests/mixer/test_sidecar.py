@@ -65,12 +65,6 @@ def test_a_missing_file_is_a_sentence(tmp_path):
         checkpoint.read_sidecar(tmp_path / "none.ado")
 
 
-def test_nested_names_come_apart_again():
-    flat = checkpoint.nest("a", {"x": [1, 2]}) | checkpoint.nest("ab", {"x": [3]})
-    np.testing.assert_array_equal(checkpoint.unnest("a", flat)["x"], [1, 2])
-    assert list(checkpoint.unnest("ab", flat)) == ["x"]
-
-
 class _Crash(BaseException):
     """Not an Exception, so nothing in between can swallow it."""
 
