@@ -17,16 +17,26 @@ from ado_megatron.errors import UserError
 LOG = logging.getLogger(__name__)
 
 
+def read_text(path: str | os.PathLike, problem: str) -> str:
+    """What a file of the user's says, UTF-8. UserError if it cannot be read: `problem` and, in brackets, why."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{problem} (it is not UTF-8 text: byte {error.start}); give a text file") from error
+    except (OSError, ValueError) as error:  # a path with a null in it is a ValueError
+        raise UserError(f"{problem} ({getattr(error, 'strerror', None) or error})") from error
+
+
 def parse_json_or_yaml(text: str, where: str) -> Any:
     """The value that `text` holds as JSON or, failing that, as YAML; UserError, beginning with `where`, if neither."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         import yaml  # only a run with such a file needs it
 
         try:
             return yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date is a ValueError
             raise UserError(f"{where} is neither JSON nor YAML ({' '.join(str(error).split())})") from error
 
 

@@ -44,7 +44,7 @@ FOREIGN = {
     "rich": {"tables", "simulate/command", "watch"},
     "jinja2": {"report/html"},
     "zstandard": {"prepare/documents"},
-    "yaml": {"files", "scaling_law/transfer_option"},
+    "yaml": {"files"},
     "orjson": {"measure/metrics"},
     "typing_extensions": {"hosts"},
 }

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from ado_megatron.blend.indexed_files import is_text
 from ado_megatron.blend.options import BlendOptions
 from ado_megatron.errors import UserError
-from ado_megatron.files import parse_json_or_yaml
+from ado_megatron.files import parse_json_or_yaml, read_text
 
 _SUFFIXES = ("_text_document", "_text_sentence", "_document")
 _SPLIT = re.compile(r"(.)[_-](train|training|valid|validation|val|dev|test|eval)$")
@@ -193,10 +193,7 @@ def _stream_ids(prefixes_C: Sequence[str]) -> np.ndarray:
 
 
 def _read_groups(path: str) -> dict[str, list[str]]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--ado-groups: cannot read {path} ({error.strerror})") from error
+    text = read_text(path, f"--ado-groups: cannot read {path}")
     groups = parse_json_or_yaml(text, f"--ado-groups: {path}")
     if not isinstance(groups, dict) or not groups:
         raise UserError(f"--ado-groups: {path} must map each domain to a list of prefixes or globs")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ado_megatron.errors import UserError
+from ado_megatron.files import read_text
 from ado_megatron.policy.context import PolicyContext, as_context
 from ado_megatron.policy.options import PolicyOptions
 from ado_megatron.policy.state import PolicyState, normalised, state_at
@@ -98,10 +98,10 @@ def read_stages(path: str, num_domains: int, names_K: Sequence[str] | None = Non
 
     A domain that a mapping leaves out gets weight 0. Raises UserError when the file does not say that.
     """
+    text = read_text(path, f"cannot read stages from {path}")
     try:
-        entries = json.loads(pathlib.Path(path).read_text())
-        stages = [(int(entry["block"]), entry["weights"]) for entry in entries]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        stages = [(int(entry["block"]), entry["weights"]) for entry in json.loads(text)]
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         form = '[{"block": 0, "weights": …}, …]'
         raise UserError(f"cannot read stages from {path}: {error}; expected {form}") from None
     blocks = [block for block, _ in stages]

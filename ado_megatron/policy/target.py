@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ado_megatron.errors import UserError
-from ado_megatron.files import parse_json_or_yaml
+from ado_megatron.files import parse_json_or_yaml, read_text
 from ado_megatron.policy.state import normalised
 
 FLAG = "--ado-target"
@@ -70,13 +70,8 @@ def _pairs(text: str) -> dict[str, Any]:
 
 
 def _mapping(path: str) -> Mapping[str, Any]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{FLAG}: {path} is none of {', '.join(WORDS)}, has no domain=weight, and as a file it cannot be read "
-            f"({getattr(error, 'strerror', None) or error}); give one of these"
-        ) from error
+    words = f"is none of {', '.join(WORDS)}, has no domain=weight"
+    text = read_text(path, f"{FLAG}: give one of these: {path} {words}, and as a file it cannot be read")
     values = parse_json_or_yaml(text, f"{FLAG}: {path}")
     if not isinstance(values, dict) or not values:
         raise UserError(f"{FLAG}: {path} must map domains to weights, such as code: 0.4")

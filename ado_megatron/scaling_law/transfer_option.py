@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ado_megatron.errors import UserError
+from ado_megatron.files import parse_json_or_yaml
 
 FLAG = "--ado-transfer"
 ESTIMATE = "estimate"
@@ -69,13 +70,8 @@ def parse_transfer(text: str, names_K: Sequence[str], read_sidecar: SidecarReade
 
 
 def _mapping(path: str, text: str) -> Mapping[Any, Any]:
-    """The mapping that a JSON or YAML file holds. JSON is YAML, but for tabs."""
-    import yaml  # only a run with such a file needs it
-
-    try:
-        values = yaml.safe_load(text.replace("\t", " "))
-    except yaml.YAMLError as error:
-        raise UserError(f"{FLAG}: {path} is neither JSON nor YAML ({' '.join(str(error).split())})") from error
+    """The mapping that a JSON or YAML file holds."""
+    values = parse_json_or_yaml(text, f"{FLAG}: {path}")
     if not isinstance(values, dict):
         raise UserError(f"{FLAG}: {path} must hold a mapping domain: value, not a {type(values).__name__}")
     return values

@@ -17,6 +17,7 @@ import numpy as np
 
 from ado_megatron.blend.indexed_files import Prefix, check_distinct, parse_blend, read_prefix
 from ado_megatron.errors import UserError
+from ado_megatron.files import read_text
 from ado_megatron.trainer.options import TrainerOptions
 
 _LOOKED_AT = 1 << 20  # tokens of each end of a prefix that are held against the vocabulary
@@ -55,10 +56,7 @@ def check_data(options: TrainerOptions) -> DataSpec:
 
 def _read_words(path: str | Path, flag: str) -> list[str]:
     """The words of a blend file."""
-    try:
-        words = Path(path).read_text().split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{flag} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    words = read_text(path, f"{flag} {path} cannot be read").split()
     if not words:
         raise UserError(f"{flag} {path} is empty; it must hold `weight prefix weight prefix …`")
     return words
@@ -130,7 +128,7 @@ def _vocabulary(options: TrainerOptions, folder: Path | None) -> tuple[int, str 
         tokenizer = str(folder / found[0]) if found else None
     size = None if tokenizer is None else _tokenizer_size(tokenizer)
     if size is None and folder is not None and (folder / "manifest.json").is_file():
-        size = json.loads((folder / "manifest.json").read_text()).get("vocab_size")
+        size = _prepared_size(folder / "manifest.json")
     if options.vocab_size is not None and size is not None and size > options.vocab_size:
         raise UserError(
             f"the tokenizer {tokenizer or folder} has {size} tokens but --vocab-size gives the model "
@@ -140,6 +138,18 @@ def _vocabulary(options: TrainerOptions, folder: Path | None) -> tuple[int, str 
     if size is None:
         raise UserError("the size of the vocabulary is unknown; give --tokenizer or --vocab-size")
     return int(size), tokenizer
+
+
+def _prepared_size(manifest: Path) -> int | None:
+    """What `ado-megatron prepare` says of the vocabulary; None where it does not."""
+    try:
+        size = json.loads(read_text(manifest, f"{manifest} cannot be read")).get("vocab_size")
+        return None if size is None else int(size)
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise UserError(
+            f"{manifest} is damaged ({error}); prepare the data anew, or give --tokenizer or --vocab-size and the "
+            "prefixes"
+        ) from error
 
 
 def _tokenizer_size(path: str) -> int:
@@ -157,10 +167,10 @@ def _tokenizer_size(path: str) -> int:
         raise UserError(
             f"reading the tokenizer {path} needs the package sentencepiece; install it or give --vocab-size alone"
         ) from error
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(
-            f"the tokenizer {path} cannot be read as a sentencepiece model or a tokenizer.json: "
-            f"{str(error).splitlines()[0][:120]}"
+            f"the tokenizer {path} cannot be read as a sentencepiece model or a tokenizer.json: {reason}"
         ) from error
 
 

@@ -79,6 +79,8 @@ def test_groups_may_be_yaml(groups):
         ({}, "must map each domain"),
         ("{", "JSON"),
         ("a: [b", "neither JSON nor YAML"),
+        ("2026-13-45", "neither JSON nor YAML"),
+        ("[" * 5000, "neither JSON nor YAML"),
     ],
 )
 def test_groups_that_do_not_fit_are_refused_by_name(groups, content, message):
@@ -86,9 +88,12 @@ def test_groups_that_do_not_fit_are_refused_by_name(groups, content, message):
         build(groups=groups(content))
 
 
-def test_a_groups_file_that_is_missing_is_refused():
-    with pytest.raises(UserError, match="cannot read no-such-file"):
+def test_a_groups_file_that_is_missing_or_no_text_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read no-such-file \(No such file"):
         build(groups="no-such-file")
+    (tmp_path / "groups.json").write_bytes(b"{\"a\": [\"\xff\"]}")
+    with pytest.raises(UserError, match=r"--ado-groups: cannot read .*groups.json \(it is not UTF-8 text: byte 8\)"):
+        build(groups=str(tmp_path / "groups.json"))
 
 
 @pytest.mark.parametrize(

@@ -32,12 +32,22 @@ def test_stages_by_block(tmp_path):
     "not json", "[]", '[{"block": 2, "weights": [1, 1, 1]}, {"block": 1, "weights": [1, 1, 1]}]',
     '[{"block": 0, "weights": [1, 1]}]', '[{"block": 0, "weights": {"zebra": 1}}]',
     '[{"block": 0, "weights": [0, 0, 0]}]',
+    '[{"block": 1e999, "weights": [1, 1, 1]}]', "[" * 100_000,
     '[{"block": 0, "weights": [1, -1, 1]}]', '[{"weights": [1, 1, 1]}]', '[{"block": 0, "weights": ["x", 1, 1]}]',
 ])
 def test_bad_stages_are_refused(tmp_path, content):
     path = tmp_path / "stages.json"
     path.write_text(content)
     with pytest.raises(UserError, match="stages"):
+        make_policy(AdoConfig(policy="stages", stages=str(path)), PolicyContext(PRIOR, names_K=NAMES))
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"\x80\x81", "it is not UTF-8 text: byte 0"), (None, "No such file")])
+def test_stages_that_cannot_be_read_are_refused_with_the_reason(tmp_path, content, reason):
+    path = tmp_path / "stages.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"cannot read stages from .*stages.json \({reason}"):
         make_policy(AdoConfig(policy="stages", stages=str(path)), PolicyContext(PRIOR, names_K=NAMES))
 
 

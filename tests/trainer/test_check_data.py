@@ -109,6 +109,17 @@ CASES = {
     "bad tokenizer": (lambda d: ["--data", d, "--tokenizer", d / "blend.txt"], "tokenizer .*blend.txt cannot be read"),
     "no such directory": (lambda d: ["--data", d / "none"], "has no blend.txt"),
     "no args file": (lambda d: ["--data-args-path", d / "none"], "--data-args-path .* cannot be read"),
+    "args file that is no text": (
+        lambda d: ((d / "b").write_bytes(b"1 \xff"), ["--data-args-path", d / "b"])[1],
+        r"--data-args-path .*b cannot be read \(it is not UTF-8 text: byte 2\)",
+    ),
+    "damaged manifest": (
+        lambda d: ((d / "manifest.json").write_text('{"vocab_size": "many"}'), ["--data", d])[1],
+        "manifest.json is damaged .*prepare the data anew",
+    ),
+    "manifest that is no object": (
+        lambda d: ((d / "manifest.json").write_text("[1]"), ["--data", d])[1], "manifest.json is damaged",
+    ),
     "empty args file": (lambda d: ((d / "e").write_text(""), ["--data-args-path", d / "e"])[1], "is empty"),
     "validation of another number": (
         lambda d: ["--data", d, "--valid-data-path", d / NAMES[0], d / NAMES[1]],
