@@ -6,6 +6,8 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "ado_megatron" / "__init__.py").read_text()).group(1)
+# For users without a clone: data of `ado-megatron patch`, and the templates that `ado-megatron doctor` points to.
+BESIDE = {"ado_megatron.patches": "patches", "ado_megatron.launch": "launch"}
 
 setup(
     name="ado-megatron",
@@ -16,12 +18,17 @@ setup(
     long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="MIT",
+    license_files=["LICENSE", "CHANGELOG.md"],
     python_requires=">=3.10",
-    packages=[*find_packages(include=["ado_megatron", "ado_megatron.*"]), "ado_megatron.patches"],
-    package_dir={"ado_megatron.patches": "patches"},  # data of `ado-megatron patch`, where no clone is at hand
+    packages=[*find_packages(include=["ado_megatron", "ado_megatron.*"]), *BESIDE],
+    package_dir=BESIDE,
     package_data={
         "ado_megatron": ["py.typed", "*.md", "*/*.md", "report/templates/*"],
-        "ado_megatron.patches": ["*.json"],
+        "ado_megatron.patches": ["*.json", "*.md"],
+        "ado_megatron.launch": [
+            "README.md", "Dockerfile", "hostfile", "ds_config.json", "env.sh", "job.sh", "torchrun.sh", "slurm.sbatch",
+            "signal_ranks.sh", "deepspeed_hostfile.sh", "deepspeed_per_node.sh", "cpu_smoke.sh",
+        ],
     },
     install_requires=[
         "torch>=2.11,<2.14",

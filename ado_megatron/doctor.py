@@ -33,13 +33,15 @@ DEEPSPEED_WRONG = {
 TORCH = ((2, 11), (2, 14))  # tried: at least, below
 MEGATRON_CORE = "0.16.1"  # the last for Python 3.10 and 3.11; from 3.12 on everything up to below the next was tried
 MEGATRON_CORE_BELOW = "0.20"
-NEEDED = ("numpy", "scipy", "sentencepiece", "tqdm", "rich", "jinja2")
+NEEDED = ("numpy", "scipy", "sentencepiece", "tqdm", "rich", "jinja2", "orjson", "PyYAML")
 OPTIONAL = {
+    "numba": "rows of moving weights at full speed",
     "matplotlib": "the picture of `report`",
     "plotly": "the page of `report`",
     "tensorboard": "TensorBoard logs",
     "zstandard": ".jsonl.zst input of `prepare`",
     "tokenizers": "Hugging Face tokenizer files",
+    "wandb": "Weights & Biases",
 }
 SHM_BYTES = 128 << 20
 
@@ -59,6 +61,7 @@ class Facts:
     chosen_interfaces: dict[str, str] = field(default_factory=dict)  # variable to value
     hostname_resolves: bool = True
     shm_free: int | None = None
+    home: str = ""  # the directory that holds launch/
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,15 @@ def examine(facts: Facts) -> Iterator[Finding]:
         yield Finding(OK if version else BAD, name, version or f"missing; pip install {name}")
     for name, purpose in OPTIONAL.items():
         version = facts.versions.get(name)
-        yield Finding(OK if version else NOTE, name, version or f"absent; only needed for {purpose}")
+        remedy = f"absent; only needed for {purpose}; pip install {name}"
+        yield Finding(OK if version else NOTE, name, version or remedy)
     yield from examine_network(facts)
     if facts.shm_free is not None:
         small = facts.shm_free < SHM_BYTES
         remedy = "; loader processes and the table need some (docker run --shm-size=1g)" if small else ""
         yield Finding(NOTE if small else OK, "shared memory", f"{facts.shm_free >> 20} MiB free in /dev/shm{remedy}")
+    if facts.home:
+        yield Finding(OK, "launch templates", f"{facts.home}/launch; they want ADO_HOME={facts.home}")
 
 
 def examine_torch(facts: Facts) -> Finding:
@@ -194,7 +200,15 @@ def look() -> Facts:
         chosen_interfaces={n: os.environ[n] for n in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if os.environ.get(n)},
         hostname_resolves=_resolves(),
         shm_free=shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else None,
+        home=_home(),
     )
+
+
+def _home() -> str:
+    """The package where pip put the templates, else the clone that it lies in."""
+    package = Path(__file__).resolve().parent
+    found = (str(home) for home in (package, package.parent) if (home / "launch" / "env.sh").is_file())
+    return next(found, "")
 
 
 def _versions(names: Sequence[str]) -> dict[str, str]:

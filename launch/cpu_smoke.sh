@@ -53,7 +53,9 @@ size=(--num-layers $((2 * pp)) --hidden-size 64 --num-attention-heads 4 --seq-le
     --tensor-model-parallel-size "$tp" --pipeline-model-parallel-size "$pp"
     --distributed-backend gloo --no-gradient-accumulation-fusion)
 here=$(cd "$(dirname "$0")/.." && pwd)
-export ADO_CPU=1 OMP_NUM_THREADS=1 PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
+export ADO_CPU=1 OMP_NUM_THREADS=1
+# in a clone; what pip installed is found without it, and its directory would hide other modules
+[ ! -d "$here/ado_megatron" ] || export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
 # a host builds its C++ index with `python3`: it must be the interpreter that runs it
 PATH="$(dirname "$(command -v "$python")"):$PATH"
 

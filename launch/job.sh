@@ -11,7 +11,8 @@ MODEL=(--num-layers 24 --hidden-size 2048 --num-attention-heads 16 --seq-length 
     --lr-warmup-iters 500 --weight-decay 0.1 --clip-grad 1.0 --bf16 --split 990,8,2 --num-workers 2
     --tokenizer-type GPTSentencePieceTokenizer --tokenizer-model "$RUN/data/tokenizer.model"
     --tensor-model-parallel-size 2 --pipeline-model-parallel-size 2
-    --log-interval 10 --eval-interval 1000 --eval-iters 10 --save "$RUN" --save-interval 1000)
+    --log-interval 10 --eval-interval 1000 --eval-iters 10 --save "$RUN" --save-interval 1000
+    --exit-signal-handler) # SIGTERM to a rank: all save after the step, and end (slurm.sbatch, before the time is up)
 
 # Resume: the same command. --load is ignored while $RUN holds no checkpoint; with one, the mixture goes on from the
 # sidecar beside it ($RUN/ado/state_N.ado), and the data with it, to the sample.

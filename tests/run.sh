@@ -8,4 +8,4 @@ export OMP_NUM_THREADS=1
 if [ $# -gt 0 ]; then
     exec "$python" -m pytest -q "$@"
 fi
-exec "$python" -m pytest -q -m "not slow and not host and not gpu"
+exec "$python" -m pytest -q -m "not slow and not host and not gpu and not cluster"

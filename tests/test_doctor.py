@@ -14,7 +14,8 @@ GOOD = Facts(
     versions={"torch": "2.13.0+cpu", "deepspeed": "0.19.8", "megatron-core": "0.16.1", "numpy": "2.4.6",
               "scipy": "1.17.1", "sentencepiece": "0.2.3", "tqdm": "4.70.1", "matplotlib": "3.11.2", "plotly": "7.1.0",
               "tensorboard": "2.21.0", "rich": "15.0.0", "jinja2": "3.1.6",
-              "zstandard": "0.25.0", "tokenizers": "0.23.3"},
+              "zstandard": "0.25.0", "tokenizers": "0.23.3", "orjson": "3.13.0", "PyYAML": "6.0.3", "numba": "0.68.0",
+              "wandb": "0.31.0"},
     core_helpers=True, compiler="g++ 12", interfaces=("lo", "eth0"), shm_free=1 << 30,
 )  # fmt: skip
 
@@ -37,9 +38,18 @@ def test_what_is_needed_and_missing_is_bad_and_says_how_to_install_it(name):
     assert found.level == BAD and f"pip install {name}" in found.text
 
 
-@pytest.mark.parametrize("name", ["matplotlib", "plotly", "tensorboard", "zstandard", "tokenizers"])
-def test_what_is_optional_and_missing_is_a_note(name):
-    assert finding(name, versions={name: None}).level == NOTE
+@pytest.mark.parametrize("name", doctor.OPTIONAL)
+def test_what_is_optional_and_missing_is_a_note_that_says_how_to_install_it(name):
+    found = finding(name, versions={name: None})
+    assert found.level == NOTE and found.text.endswith(f"; pip install {name}")
+
+
+def test_what_is_needed_or_optional_is_what_setup_py_asks_for():
+    setup = Path(doctor.__file__).parents[1].joinpath("setup.py").read_text()
+    known = {"torch", "deepspeed", "megatron-core", *doctor.NEEDED, *doctor.OPTIONAL}
+    # to build and to test
+    tools = {"pybind11", "setuptools", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "selenium"}
+    assert set(re.findall(r'^ +"(?:\w+": \[")?([A-Za-z][\w-]*)[><=]=', setup, re.M)) - tools == known
 
 
 @pytest.mark.parametrize(
@@ -165,4 +175,4 @@ def test_exit_code_1_when_something_needed_is_missing(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "look", lambda: dataclasses.replace(GOOD, versions={"torch": "2.13.0"}))
     assert cli.main(["doctor"]) == 1
     out = capsys.readouterr().out
-    assert "BAD   deepspeed" in out and out.endswith("8 problems\n")
+    assert "BAD   deepspeed" in out and out.endswith("10 problems\n")

@@ -1,7 +1,13 @@
 """The templates of launch/ on made-up launchers: each assembles the line that launch/README.md promises."""
 
+import itertools
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -99,6 +105,81 @@ def test_deepspeed_with_a_hostfile_forwards_what_the_nodes_need(place):
     assert forwarded["GLOO_SOCKET_IFNAME"] == "ib0"
 
 
+def remote_line(argv, env_file, rank=1):
+    """What the node's shell is given: the command line as DeepSpeed's own pdsh runner builds it, as pdsh expands it."""
+    from deepspeed.launcher.multinode_runner import PDSHRunner
+
+    options = deepspeed_options(argv)[0]
+    options.master_addr = "node0"
+    runner = PDSHRunner(options, "e30=")
+    for line in env_file.read_text().splitlines():
+        runner.add_export(*line.split("=", maxsplit=1))
+    line = " ".join(runner.get_cmd({}, {"node0": 8, "node1": 8})[0])
+    return re.sub("%(.)", lambda m: {"n": str(rank), "h": "node1", "u": "me", "%": "%"}[m[1]], line)
+
+
+SPECIAL = " \t\n\\'\"$`%;|&<>*?[]{}()~!#^=nhu"
+PAIRS = [f"{head}{one}{two}b" for head in ("", "a") for one, two in itertools.product(SPECIAL, repeat=2)]
+WORDS = ["", " ", "%n", "%%n", "$HOME", "two words $HOME %n `id`", '{"a": "b c"}', "*", "a;touch x", "|", "é ü", *PAIRS]
+
+
+def test_every_argument_and_variable_passes_launcher_pdsh_and_remote_shell(place):
+    job = place / "job.sh"
+    job.write_text(f'. "$ADO_HOME/launch/job.sh"\nADO=({" ".join(map(shlex.quote, WORDS))})\n')
+    paths = "/a dir/$HOME:/b`id`:/%n:/c\\d"
+    ((argv, _),) = launch(place, "deepspeed_hostfile.sh", JOB=job, PYTHONPATH=paths)
+    line = remote_line(argv, place / "run" / "deepspeed_env")
+    exports, command = line[line.index("export ") :].split("cd ", 1)
+    words = command[command.index("pretrain_gpt.py") :]
+    show = exports + "printf '%s\\0' \"$PYTHONPATH\" " + words
+    for shell in ("sh", "bash"):
+        shown = subprocess.run([shell, "-c", show], capture_output=True, check=True, env={}, cwd=place).stdout.decode()
+        path, *given = shown.split("\0")[:-1]
+        assert path == f"{HOME}:{paths}"
+        assert given[-len(WORDS) :] == WORDS
+
+
+def forwarded(place):
+    lines = (place / "run" / "deepspeed_env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines)
+
+
+def test_the_users_deepspeed_env_goes_along_and_wins(place, monkeypatch):
+    monkeypatch.chdir(place / "checkout")
+    (place / ".deepspeed_env").write_text('MY_KEY=a "b" $HOME\n\n# no\nNCCL_SOCKET_IFNAME=ib7\nPYTHONPATH=/mine')
+    (place / "checkout" / ".deepspeed_env").write_text("HERE=1\n")
+    launch(place, "deepspeed_hostfile.sh", NCCL_SOCKET_IFNAME="ib0")
+    found = forwarded(place)
+    assert found["MY_KEY"] == 'a "b" $HOME', "as the launcher itself would read it"
+    assert (found["NCCL_SOCKET_IFNAME"], found["GLOO_SOCKET_IFNAME"], found["HERE"]) == ("ib7", "ib0", "1")
+    assert found["PYTHONPATH"] == f"{HOME}:/mine"
+    assert (place / "run" / "deepspeed_env").stat().st_mode & 0o77 == 0
+
+
+def test_a_ds_env_file_takes_the_place_of_deepspeed_env(place):
+    (place / ".deepspeed_env").write_text("NOT=this\n")
+    (place / "named").write_text("THIS=one\n")
+    launch(place, "deepspeed_hostfile.sh", DS_ENV_FILE=place / "named")
+    assert forwarded(place)["THIS"] == "one" and "NOT" not in forwarded(place)
+
+
+@pytest.mark.parametrize(
+    "hostfile, line, directory, sentence",
+    [
+        ("missing", "A=1", "checkout", "there is no hostfile missing; the launcher would run everything on this node"),
+        (LAUNCH / "hostfile", "export", "checkout", ".deepspeed_env has the line 'export', which is no NAME=VALUE"),
+        (LAUNCH / "hostfile", "A=1", "a $(dir)", "start it in a directory without special characters"),
+    ],
+)
+def test_what_cannot_reach_the_nodes_is_refused_before_anything_starts(place, hostfile, line, directory, sentence):
+    (place / ".deepspeed_env").write_text(line + "\n")
+    (place / directory).mkdir(exist_ok=True)
+    given = {"CHECKOUT": place / "checkout", "RUN": place / "run", "ADO_HOME": HOME}
+    done = start("deepspeed_hostfile.sh", hostfile, env=environment(place, **given), cwd=place / directory)
+    assert done.returncode == 2 and sentence in done.stdout and done.stdout.count("\n") == 1, done.stdout
+    assert records(place) == []
+
+
 SLURM = {
     "SLURM_JOB_NODELIST": "alpha,beta", "SLURM_JOB_NUM_NODES": 2, "SLURM_JOB_ID": 41234, "SLURM_GPUS_ON_NODE": 4,
     "IN_TURN": 1,
@@ -123,6 +204,83 @@ def test_slurm_starts_deepspeed_once_a_node_with_a_hostfile_of_its_nodes(place):
         assert options.no_ssh and (options.node_rank, options.master_addr) == (node, "alpha")
         with open(options.hostfile) as hostfile:
             assert hostfile.read() == "alpha slots=4\nbeta slots=4\n"
+
+
+RANKS = """#!/bin/bash
+[ -z "$AFTER" ] || echo "$AFTER" > "$RUN/latest_checkpointed_iteration.txt"
+exit "$CODE"
+"""
+
+
+@pytest.mark.parametrize(
+    "code, before, after, given, requeued, said",
+    [
+        (0, "", "100", {}, False, ""),
+        (1, "", "100", {}, True, "ended with 1; the checkpoint went from 0 to 100: requeued"),
+        (1, "100", "200", {"SLURM_RESTART_COUNT": 19}, True, "from 100 to 200: requeued"),
+        (1, "100", "200", {"SLURM_RESTART_COUNT": 20}, False, "after 20 requeues, which is REQUEUES: not requeued"),
+        (1, "100", "200", {"SLURM_RESTART_COUNT": 2, "REQUEUES": 2}, False, "not requeued; a new job goes on from 200"),
+        (1, "", "", {}, False, "no checkpoint is newer than 0, with which this attempt began: not requeued"),
+        (9, "100", "", {}, False, "no checkpoint is newer than 100"),
+        (1, "100", "release", {}, False, "no checkpoint is newer than 100"),
+        (1, "", "100", {"REQUEUE_FAILS": 1}, True, "Slurm did not requeue the job; a new one goes on from"),
+    ],
+)
+def test_slurm_requeues_a_failed_attempt_within_bounds_if_it_made_progress(
+    place, code, before, after, given, requeued, said
+):
+    for name, text in (("torchrun", RANKS), ("sleep", "#!/bin/bash\nexit 1\n")):
+        (place / "bin" / name).write_text(text)
+        (place / "bin" / name).chmod(0o755)
+    if before:
+        (place / "run" / "latest_checkpointed_iteration.txt").write_text(before)
+    paths = {"CHECKOUT": place / "checkout", "RUN": place / "run", "ADO_HOME": HOME}
+    done = start("slurm.sbatch", env=environment(place, **paths, **SLURM, CODE=code, AFTER=after, **given))
+    asked = place / "records" / "requeued"
+    assert (asked.read_text() == "41234\n" if asked.exists() else False) == requeued
+    assert said in done.stdout and (done.stdout.count("slurm.sbatch:") == bool(said)), done.stdout
+    if not (requeued and not given.get("REQUEUE_FAILS")):
+        assert done.returncode == code
+
+
+A_RANK = """
+import signal, subprocess, sys, time
+worker = subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=-1)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked, worker " + str(worker.poll()) + [worker.kill(), ""][1]))
+worker.stdout.readline()
+print(flush=True)
+time.sleep(60)
+"""
+
+
+def test_only_the_ranks_of_the_job_are_asked_to_save():
+    """Not their launcher, not their workers, not the ranks of another job."""
+    jobs = {"mine": {"SLURM_JOB_ID": f"ado{os.getpid()}", "RANK": "3"}}
+    jobs["launcher"] = {"SLURM_JOB_ID": jobs["mine"]["SLURM_JOB_ID"]}
+    jobs["another"] = jobs["mine"] | {"SLURM_JOB_ID": f"ado{os.getpid()}x"}
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", A_RANK], env={"PATH": os.environ["PATH"], **variables}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        ) for name, variables in jobs.items()
+    }  # fmt: skip
+    try:
+        for process in started.values():
+            process.stdout.readline()
+        done = subprocess.run(
+            ["bash", LAUNCH / "signal_ranks.sh"], env=os.environ | jobs["launcher"], capture_output=True, text=True
+        )
+        assert done.returncode == 0 and " 1 ranks on " in done.stdout, done.stderr
+        assert started["mine"].communicate(timeout=30)[1] == "asked, worker None\n"
+        time.sleep(0.2)
+        assert started["launcher"].poll() is None and started["another"].poll() is None
+    finally:
+        for process in started.values():
+            try:
+                os.killpg(process.pid, 9)
+            except ProcessLookupError:
+                pass
+            process.communicate()
 
 
 def test_a_job_of_ones_own_takes_the_place_of_the_template(place):

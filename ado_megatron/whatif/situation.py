@@ -19,8 +19,8 @@ from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
 from ado_megatron.measure.metrics import read_header
 from ado_megatron.measure.record import MOST, Record
-from ado_megatron.mixer.plan_point import under
-from ado_megatron.mixer.sidecar import read_sidecar, unnest
+from ado_megatron.mixer.sidecar import read_sidecar
+from ado_megatron.npz import nest, unnest
 from ado_megatron.scaling_law.history import LossHistory
 from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.steer.journal import NAME, Entry, entries_of, read_journal
@@ -48,7 +48,7 @@ class Situation:
     @property
     def laws(self) -> Laws | None:
         """The laws in force; None before the first."""
-        arrays = under("in_force.", dict(self.point))
+        arrays = unnest("in_force.", dict(self.point))
         return Laws.from_arrays(arrays, self.config.given_transfer) if arrays else None
 
     @property
@@ -73,12 +73,12 @@ class Situation:
         header = read_header(run_dir / "ado" / "metrics.jsonl")
         meta, arrays = read_sidecar(sidecar)
         domains = _domains(header, meta, arrays, sidecar)
-        planner = unnest("planner", arrays)
+        planner = unnest("planner/", arrays)
         if "points" not in planner:
             raise UserError(f"the sidecar {sidecar} holds no plan; give a run of this version")
-        point = under(f"point{int(planner['points']) - 1}.", planner)
-        point |= {f"in_force.{name}": value for name, value in under("laws.", planner).items()}
-        history = LossHistory.from_arrays(unnest("history", arrays))
+        point = unnest(f"point{int(planner['points']) - 1}.", planner)
+        point |= nest("in_force.", unnest("laws.", planner))
+        history = LossHistory.from_arrays(unnest("history/", arrays))
         num, caps = len(domains.prefixes_C), header.get("caps_C")
         return cls(
             path=run_dir, step=int(meta["step"]), config=AdoConfig.from_dict(meta["config"]).resolved(),

@@ -1,29 +1,18 @@
 """The templates of launch/ for real, on one machine: two ranks train, stop, and the same command resumes.
 
-srun, scontrol, pdsh and ssh are made up (launch_kit.py): they start here what they would start on the nodes. The
-made-up pdsh runs no `pkill`; the real launcher's would reach every process of this machine.
+srun, scontrol, pdsh and ssh are made up (tests/kit/launching.py): they start here what they would start on the nodes.
+tests/cluster/ has the real ones. The made-up pdsh runs no `pkill`; the real launcher's would reach every process
+of this machine.
 """
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from ado_megatron.audit import audit
-from tests.kit.host_runs import (
-    COMMON,
-    LM,
-    QUICK_ADO,
-    SPLIT,
-    Run,
-    _free_port,
-    checkout,
-    deepspeed_config,
-    tail,
-    write_domains,
-)
+from tests.kit.host_runs import Run, _free_port, checkout, deepspeed_config, put_host_launchers, tail, write_job
 from tests.kit.launching import LAUNCH, environment, put_programs
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]
@@ -41,33 +30,11 @@ SLURM = {
 }  # fmt: skip
 
 
-def write_job(directory: Path, host: str) -> Path:
-    """launch/job.sh with the model shrunken by later options, which win; RESUME and DEEPSPEED as they are there."""
-    small = [*COMMON, *SPLIT, "--train-iters", 12, "--lr-warmup-iters", 2, "--num-workers", 1]
-    small += ["--tensor-model-parallel-size", 1, "--pipeline-model-parallel-size", 1, "--data-cache-path", directory]
-    small += LM if host == "lm" else []
-    data = ["--data-path", *write_domains(directory)]
-    job = directory / "job.sh"
-    job.write_text(
-        '. "$ADO_HOME/launch/job.sh"\n'
-        f"DATA=({' '.join(data)})\n"
-        'for n in "${!MODEL[@]}"; do [ "${MODEL[n]}" != --bf16 ] || unset "MODEL[n]"; done\n'
-        f"MODEL+=({' '.join(map(str, small))} ${{STOP_AT:+--exit-interval $STOP_AT}})\n"
-        f"ADO+=({' '.join(QUICK_ADO)} --ado-audit)\n"
-    )
-    return job
-
-
 def start(directory: Path, case: str, **variables) -> Run:
     (template, *arguments), _, given = CASES[case]
     line = ["bash", LAUNCH / template, *(directory / name for name in arguments)]
     settings = environment(directory, **SLURM, **given, **variables)
-    python = os.environ.get("MEGATRON_PYTHON", sys.executable)
-    settings["PATH"] = os.pathsep.join([str(directory / "bin"), os.path.dirname(python), os.environ["PATH"]])
-    for name, module in (("torchrun", "torch.distributed.run"), ("deepspeed", "deepspeed.launcher.runner")):
-        program = directory / "bin" / name  # what pip installs under these names, for this interpreter
-        program.write_text(f'#!/bin/bash\nexec {python} -m {module} "$@"\n')
-        program.chmod(0o755)
+    settings["PATH"] = put_host_launchers(directory)
     with open(directory / f"log{len(list(directory.glob('log*')))}.txt", "w+") as log:
         process = subprocess.Popen(
             line, stdout=log, stderr=subprocess.STDOUT, env=settings, cwd=directory, start_new_session=True

@@ -138,6 +138,34 @@ def deepspeed_config(directory: Path, zero: int, options: Sequence[str] = ()) ->
     return ["--deepspeed_config", str(path), "--zero-stage", str(zero)]
 
 
+def write_job(directory: Path, host: str, *options, steps=12) -> Path:
+    """launch/job.sh with the model shrunken by later options, which win; RESUME and DEEPSPEED as they are there."""
+    small = [*COMMON, *SPLIT, "--train-iters", steps, "--lr-warmup-iters", 2, "--num-workers", 1]
+    small += ["--tensor-model-parallel-size", 1, "--pipeline-model-parallel-size", 1, "--data-cache-path", directory]
+    small += [*(LM if host == "lm" else []), *options]
+    data = ["--data-path", *write_domains(directory)]
+    job = directory / "job.sh"
+    job.write_text(
+        '. "$ADO_HOME/launch/job.sh"\n'
+        f"DATA=({' '.join(data)})\n"
+        'for n in "${!MODEL[@]}"; do [ "${MODEL[n]}" != --bf16 ] || unset "MODEL[n]"; done\n'
+        f"MODEL+=({' '.join(map(str, small))} ${{STOP_AT:+--exit-interval $STOP_AT}})\n"
+        f"ADO+=({' '.join(QUICK_ADO)} --ado-audit)\n"
+    )
+    return job
+
+
+def put_host_launchers(directory: Path) -> str:
+    """torchrun and deepspeed, as pip installs them for the interpreter of the hosts, in bin/; PATH with these first."""
+    python = os.environ.get("MEGATRON_PYTHON", sys.executable)
+    (directory / "bin").mkdir(exist_ok=True)
+    for name, module in (("torchrun", "torch.distributed.run"), ("deepspeed", "deepspeed.launcher.runner")):
+        program = directory / "bin" / name
+        program.write_text(f'#!/bin/bash\nexec {python} -m {module} "$@"\n')
+        program.chmod(0o755)
+    return os.pathsep.join([str(directory / "bin"), os.path.dirname(python), os.environ["PATH"]])
+
+
 def train(
     host: str, save: Path, data: list[str], options=(), *, ranks=1, steps=24, zero=0, module="ado_megatron.run",
     root=None, timeout=280, during=None, within=(),

@@ -1,4 +1,7 @@
-"""Launch templates with made-up launchers on PATH, shared by test_launch_templates.py and test_host_launch.py."""
+"""Launch templates with made-up launchers on PATH, shared by test_launch_templates.py and hosts/test_launch.py.
+
+tests/cluster/ has the real ones.
+"""
 
 import os
 import subprocess
@@ -13,6 +16,7 @@ env -0 > "$call.env"
 printf '%s\\0' "$(basename "$0")" "$@" > "$call.argv"
 """
 SCONTROL = """#!/bin/bash
+[ "$1" = requeue ] && { echo "$2" >> "$RECORDS/requeued"; exit "${REQUEUE_FAILS:-0}"; }
 [ "$1 $2" = "show hostnames" ] || exit 64
 tr , '\\n' <<<"$3"
 """
@@ -36,7 +40,8 @@ shift 2
 jobs=()
 for node in "${!nodes[@]}"; do
     echo "${nodes[$node]}" >> "$RECORDS/pdsh"
-    bash -c "${*//%n/$node}" &
+    command=$(sed "s/%%/\\x01/g; s/%n/$node/g; s/\\x01/%/g" <<<"$*")
+    bash -c "$command" &
     jobs+=($!)
 done
 for job in "${jobs[@]}"; do wait "$job" || exit $?; done
