@@ -196,7 +196,8 @@ def training_log(session: Session, framework: Framework, stock: Any) -> Any:
         if session.mixer is not None and iteration % settings.log_interval == 0:
             session.log_line(settings.consumed_train_samples)
             scalars = by_domain("weight", session.weights(settings.consumed_train_samples))
-            session.boards.write(framework.boards(), scalars, iteration)
+            if boards := framework.boards():
+                session.boards.write(boards, scalars | session.fed(), iteration)
         return result
 
     return training_log

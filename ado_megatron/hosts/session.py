@@ -36,6 +36,7 @@ from ado_megatron.measure.boards import Boards
 from ado_megatron.mixer.loader import LoaderSettings
 from ado_megatron.mixer.mixer import Mixer
 from ado_megatron.mixer.world import World
+from ado_megatron.report.board_feed import BoardFeed
 
 PREFETCH_FACTOR = 2  # torch's default, which both frameworks leave as it is
 
@@ -59,6 +60,7 @@ class Session:
         self._step = 0
         self._validation = Validation()
         self.boards = Boards()
+        self._feed: BoardFeed | None = None
 
     # ---------------------------------------------------------------- data
 
@@ -254,6 +256,12 @@ class Session:
         if self.mixer is None:
             return {}
         return dict(zip(self.mixer.domains.names_K, self.mixer.weights_K(consumed_samples).tolist(), strict=True))
+
+    def fed(self) -> dict[str, float]:
+        """What rank zero has written of losses, laws and events since the last call, for the boards of this rank."""
+        if self._feed is None and self.mixer is not None:
+            self._feed = BoardFeed(self.mixer.directory)
+        return {} if self._feed is None else self._feed.look()
 
     def log_line(self, consumed_samples: int) -> None:
         """The weights, after the framework's own log line; of many domains the largest."""

@@ -22,6 +22,13 @@ TABLE = (
     BoardName("ado/weight/DOMAIN", "weight in force for the next batch; the weights of a step sum to 1"),
     BoardName("ado/validation/DOMAIN", "validation loss in nats a token (a framework's: with `--ado-validation`)"),
     BoardName("ado/test/DOMAIN", "test loss in nats a token, with `--ado-validation`", "frameworks"),
+    BoardName("ado/loss/DOMAIN", "training loss in nats a token, mean since the last value (as of the last reduction)"),
+    BoardName("ado/tokens/DOMAIN", "tokens trained on so far, of those that were measured"),
+    BoardName("ado/epochs/DOMAIN", "epochs drawn so far"),
+    BoardName("ado/forecast/DOMAIN", "loss at the end of the run by the law in force, if the weights stay"),
+    BoardName("ado/target_loss", "training losses of late, weighted by the target"),
+    BoardName("ado/changes", "changes by `ado-megatron set` so far: a rise is one, metrics.jsonl says which"),
+    BoardName("ado/alarms", "alarms so far: a rise is one, the log and metrics.jsonl say which"),
     BoardName("train/loss", "loss of the step in nats a token", "pretrain"),
     BoardName("train/lr", "learning rate of the step", "pretrain"),
     BoardName("train/grad_norm", "norm of the step's gradient before clipping", "pretrain"),
@@ -33,6 +40,11 @@ def by_domain(kind: str, values: Mapping[str, float]) -> dict[str, float]:
     """{"ado/weight/wiki": 0.4, …} of {"wiki": 0.4, …} and "weight". ValueError for a kind that the table lacks."""
     name = _known(f"ado/{kind}/DOMAIN")
     return {name.replace("DOMAIN", domain): float(value) for domain, value in values.items()}
+
+
+def of_run(**values: float) -> dict[str, float]:
+    """{"ado/alarms": 2.0, …} of alarms=2, …. ValueError for a name that the table lacks."""
+    return {_known(f"ado/{name}"): float(value) for name, value in values.items()}
 
 
 def of_step(**values: float) -> dict[str, float]:

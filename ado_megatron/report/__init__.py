@@ -7,8 +7,9 @@ and report.html, one page that needs nothing else.
     print(text_table(columns(run)))          # ado_megatron.tables
 
     read.py     metrics.jsonl to arrays, each value checked
-    data.py     the arrays, and what follows from them
+    data.py     the arrays, and what follows from them;   ahead.py: and at the end of the run
     table.py    words and numbers: the table of the domains, what two runs differ in
+    board_feed.py  the same for TensorBoard and W&B, while the run goes on
     figures.py  the pictures;   html.py: the page, from templates/
 """
 

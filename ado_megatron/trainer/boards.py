@@ -73,6 +73,11 @@ class RunBoards:
         atomic_write(id_file, run.id.encode())
         self._writes[WANDB], self._closes[WANDB] = lambda scalars, step: run.log(dict(scalars), step=step), run.finish
 
+    @property
+    def any(self) -> bool:
+        """True if something is to be written to."""
+        return bool(self._writes)
+
     def write(self, scalars: Mapping[str, float], step: int) -> None:
         """Scalars by name, of `step` steps done."""
         self._boards.write(dict(self._writes), scalars, step)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ado_megatron.config import AdoConfig
 from ado_megatron.measure.board_names import by_domain, of_step
 from ado_megatron.mixer import Mixer
+from ado_megatron.report.board_feed import BoardFeed
 from ado_megatron.trainer.boards import RunBoards
 from ado_megatron.trainer.options import TrainerOptions
 
@@ -34,7 +35,7 @@ class Progress:
             total=options.steps, initial=first_step, unit="step", desc="train", file=_Terminal(sys.stderr),
             dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10.0, disable=not options.progress,
         )  # fmt: skip
-        self._boards = RunBoards(options, config, first_step)
+        self._boards, self._feed = RunBoards(options, config, first_step), BoardFeed(mixer.directory)
         self._since: tuple[float, int | None] = (time.monotonic(), None)
 
     @staticmethod
@@ -63,6 +64,8 @@ class Progress:
         self._bar.set_postfix_str(f"loss {loss:.3f} | {largest}", refresh=False)
         scalars = of_step(loss=loss, lr=lr, grad_norm=grad_norm)
         scalars |= by_domain("weight", dict(zip(self._names_K, weights_K, strict=True)))
+        if self._boards.any:
+            scalars |= self._feed.look()
         self._boards.write(scalars, done)
 
     def validation(self, done: int, loss_K: np.ndarray) -> None:

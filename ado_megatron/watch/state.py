@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ado_megatron.blend.epoch_caps import Forecast, forecast
+from ado_megatron.blend.epoch_caps import Forecast
 from ado_megatron.errors import UserError
 from ado_megatron.measure.metrics import MetricsFollower
 from ado_megatron.policy import resolve_target
 from ado_megatron.policy.registry import WITHOUT_LAWS
+from ado_megatron.report.ahead import loss_at_end_K, supply_at_end
 from ado_megatron.report.data import Event, Run
 from ado_megatron.report.read import RunReader
-from ado_megatron.scaling_law.laws import Laws
 
 MOST = 2048  # intervals kept of a long run; neighbours are merged
 _PROBLEMS = 5  # damaged records that are spoken of
@@ -62,10 +62,7 @@ class State:
 
     def at_end_K(self) -> np.ndarray:
         """What the laws in force say of the losses at the end, under the present weights; nan without a law."""
-        laws = self.run.laws()
-        own_K = self.run.counts_SxK.sum(0) + self.supply.drawn_C - self.run.supply.drawn_K
-        n_K = Laws.given(laws.law_Kx3, laws.transfer_K).effective_n(own_K)
-        return laws.loss(np.maximum(n_K, 1.0))
+        return loss_at_end_K(self.run, self.supply)
 
 
 class Followed:
@@ -119,9 +116,7 @@ class Followed:
 
     def state(self, run: Run, next_K: np.ndarray | None = None) -> State:
         """The state of a run that `run` returned."""
-        supply = run.supply
-        ahead = forecast(run.weights_SxK[-1], supply.length_K, supply.drawn_K, supply.samples_left, supply.cap_K)
-        return State(run, target_of(run), ahead, self._rate(run), next_K, events(run))
+        return State(run, target_of(run), supply_at_end(run), self._rate(run), next_K, events(run))
 
     def _rate(self, run: Run) -> float:
         """Steps a second: by the trainer's own records, else between what was written at different times, else as

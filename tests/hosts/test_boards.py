@@ -71,10 +71,25 @@ def test_weights_and_validation_losses_go_to_tensorboard_wandb_and_log(host, tmp
                 expected.setdefault(f"ado/{row['type']}/{name}", []).append((row["step"], row["loss_K"][k]))
     for board in (tensorboard, wandb):  # both may hold float32
         assert board == {name: pytest.approx(np.array(curve), rel=1e-6) for name, curve in expected.items()}
-    documented = {row.name for row in TABLE if row.by != "pretrain"}
-    assert {re.sub("(wiki|code|news|law)$", "DOMAIN", name) for name in wandb} == documented
+    at_once = {row.name for row in TABLE if re.match("ado/(weight|validation|test)/", row.name)}
+    assert {re.sub("(wiki|code|news|law)$", "DOMAIN", name) for name in wandb} == at_once
     assert "ado: step 1 weights | wiki 0.4000 code 0.3000 news 0.2000 law 0.1000" in run.log
     assert re.search(r"ado: step 6 test loss \| wiki \d\.\d{4} ", run.log)
+
+
+@pytest.mark.parametrize("host", ["lm", "deepspeed_flat"])
+def test_what_rank_zero_measures_is_on_the_boards_of_the_last_rank(host, tmp_path):
+    """Sums are reduced, and laws fitted, after step 7; they are on the board by step 14."""
+    options = ["--num-workers", 0, *QUICK_ADO, "--tensorboard-dir", tmp_path / "tensorboard"]
+    run = train(host, tmp_path / "run", ["--data-path", *write_domains(tmp_path)], options, ranks=2, steps=14)
+    assert run.status == 0, tail(run)
+    curves = {name: curve for name, curve in tensorboard_curves(tmp_path / "tensorboard").items() if ours(name)}
+    rows = run.metrics("step")
+    for k, name in enumerate(["wiki", "code", "news", "law"]):
+        step, tokens = curves[f"ado/tokens/{name}"][0]
+        assert tokens == sum(row["tokens_K"][k] for row in rows[:7]) and 7 <= step <= 14
+        assert len(curves[f"ado/loss/{name}"]) >= 1
+    assert curves["ado/target_loss"][0][1] > 0 and curves["ado/changes"][0][1] == 0
 
 
 @pytest.mark.parametrize("host", ["lm", "deepspeed_flat"])

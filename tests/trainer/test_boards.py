@@ -44,10 +44,19 @@ def test_both_boards_hold_what_metrics_jsonl_holds_and_a_resumed_run_keeps_its_i
         expected[f"ado/validation/domain{k}"] = [(row["step"], row["loss_K"][k]) for row in metrics(run, "validation")]
         # the weights of the next batch; they stand still in a run this short
         expected[f"ado/weight/domain{k}"] = [(row["step"], row["weights_K"][k]) for row in metrics(run, "step")]
-    assert sorted(events) == sorted(expected)
+    # sums are reduced at the checkpoint after step 3; the next time that the boards are written is step 4
+    fed, rows = {name for name in events if name not in expected}, metrics(run, "step")[:3]
+    for k in range(3):
+        tokens = sum(row["tokens_K"][k] for row in rows)
+        loss = sum((row["loss_K"][k] or 0) * row["tokens_K"][k] for row in rows) / tokens
+        for name, value in (("loss", loss), ("tokens", tokens), ("epochs", rows[-1]["epochs_C"][k])):
+            fed.remove(f"ado/{name}/domain{k}")
+            for board in (events, after):
+                assert board[f"ado/{name}/domain{k}"] == [(4, pytest.approx(value, rel=1e-6))]
+    assert fed == {"ado/target_loss", "ado/changes", "ado/alarms"}
     for name, curve in expected.items():
         assert [step for step, _ in curve] == ([3, 6] if "validation" in name else [1, 2, 3, 4, 5, 6])
         for board in (before[name] + after[name], events[name]):
             assert board == [(step, pytest.approx(value, rel=1e-6)) for step, value in curve]
-    documented = {row.name for row in TABLE if row.by != "frameworks"}
+    documented = {row.name for row in TABLE if row.by != "frameworks" and "forecast" not in row.name}  # no fit yet
     assert {re.sub(r"domain\d$", "DOMAIN", name) for name in events} == documented

@@ -24,11 +24,11 @@ class Metrics:
 
 
 @pytest.fixture
-def mixer():
+def mixer(tmp_path):
     recorder = types.SimpleNamespace(metrics=Metrics())
     return types.SimpleNamespace(
         domains=types.SimpleNamespace(names_K=("a", "b")), rank_zero=types.SimpleNamespace(recorder=recorder),
-        weights_K=lambda consumed: np.array([0.25, 0.75]),
+        weights_K=lambda consumed: np.array([0.25, 0.75]), directory=tmp_path / "ado",
     )  # fmt: skip
 
 
