@@ -69,7 +69,7 @@ class AdoConfig(PolicyOptions, BlendOptions):
     def refit_at(self, step: int) -> bool:
         """True if the laws are fitted on the history up to and including `step` (0-based)."""
         start = self.value("start_step")
-        if step < start or self.policy in WITHOUT_LAWS:
+        if step < start or self.value("policy") in WITHOUT_LAWS:
             return False
         if step % self.refit_interval == 0:
             return True
@@ -118,7 +118,7 @@ class AdoConfig(PolicyOptions, BlendOptions):
         policy is of a package that the reader has not installed.
         """
         config = option_fields.from_args(cls, namespace, PREFIX)
-        check_policy_name(config.policy)
+        check_policy_name(config.value("policy"))
         return config
 
 

@@ -17,6 +17,8 @@ PREFIX = "--ado-"
 
 # option: (released, paper, ado)
 _TABLE = {
+    # what sets the weights
+    "policy": ("ado", "ado", "measure"),
     # what n is, and how fast a domain is still learning
     "own_n": (False, True, True),
     "speed_unit": ("sample", "sample", "sample"),

@@ -187,7 +187,7 @@ def main() -> None:
         zero=args.zero, steps=3 * INTERVAL, eval_interval=0, save_interval=0,
         **{name: getattr(args, name) for name in kept},
     )  # fmt: skip
-    config = AdoConfig(refit_interval=INTERVAL, start_step=1, early_refits=False, ignore_steps=0)
+    config = AdoConfig(policy="ado", refit_interval=INTERVAL, start_step=1, early_refits=False, ignore_steps=0)
     try:
         report(args, run(options, config, args, weights))
     finally:

@@ -18,7 +18,8 @@ MODEL=(--num-layers 24 --hidden-size 2048 --num-attention-heads 16 --seq-length 
 # sidecar beside it ($RUN/ado/state_N.ado), and the data with it, to the sample.
 RESUME=(--load "$RUN")
 
-# Ours. Leave them all out for the defaults; --ado-off takes ADO out of the job again.
+# Ours. By default the weights stay and laws are fitted beside them; --ado-policy ado lets the mixture move, --ado-off
+# takes ADO out of the job again.
 ADO=(--ado-refit-interval 1000)
 
 # Megatron-DeepSpeed alone:

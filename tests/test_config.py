@@ -97,6 +97,12 @@ def test_early_refits_double_until_the_interval():
     assert [step for step in range(3001) if config.refit_at(step)] == [100, 200, 400, 800, 1000, 2000, 3000]
 
 
+def test_a_run_measures_fits_and_keeps_the_prior_unless_it_is_told_otherwise():
+    config = AdoConfig(start_step=100)
+    assert config.value("policy") == "measure" and config.refit_at(1000)
+    assert [AdoConfig(profile=name).value("policy") for name in ("released", "paper")] == ["ado", "ado"]
+
+
 def test_static_policies_never_refit():
     assert not any(AdoConfig(policy="static").refit_at(step) for step in range(5000))
 

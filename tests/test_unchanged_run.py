@@ -109,8 +109,8 @@ SETTING = {
     "ramp": [[8, 11], [16, 109]],  # (samples of a step, steps)
     "save_at": 48,
 }  # fmt: skip
-SIDECAR_OPTIONS = dict(refit_interval=20, start_step=20, ignore_steps=2, stride=1, early_refits=False, fit_lag=12,
-                       log_interval=5, wait_deadline=60.0, groups="groups.json")  # fmt: skip
+SIDECAR_OPTIONS = dict(policy="ado", refit_interval=20, start_step=20, ignore_steps=2, stride=1, early_refits=False,
+                       fit_lag=12, log_interval=5, wait_deadline=60.0, groups="groups.json")  # fmt: skip
 
 
 def begin(directory: Path, setting: dict, sidecar: Path | None = None) -> Run:

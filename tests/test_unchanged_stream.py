@@ -124,7 +124,8 @@ GROUPS = {"text": ["web_*", "books_*"], "code": "code", "sums": ["maths_*", "tab
 
 def plan(directory: Path, profile: str, case: str) -> tuple[np.ndarray, np.ndarray]:
     """300 rows and the weights after them, under laws that change every 60 rows; the first 60 have none."""
-    options: dict = {"profile": profile, "start_step": 20, "max_change": 1.0}  # a bound that came later
+    # The bound on changes, and a policy of the profile, came later.
+    options: dict = {"profile": profile, "policy": "ado", "start_step": 20, "max_change": 1.0}
     if case == "capped":
         options["max_epochs"] = "3,code=1.5,tables=0.5"
     elif case == "grouped":

@@ -71,7 +71,7 @@ class Planner:
 
         Raises UserError where the caps leave too few samples for a block.
         """
-        if self.config.policy not in WITHOUT_LAWS:
+        if self.config.value("policy") not in WITHOUT_LAWS:
             kernels()  # loaded now, in the first call, not when the first laws are in force and the training waits
         self._at = dataclasses.replace(self._at, laws=self.laws)
         self._begins.append(self._at)

@@ -60,7 +60,7 @@ def make_policy(config: PolicyOptions, context: PolicyContext | ArrayLike) -> An
     if context.target_K is None:
         target_K = resolve_target(config.target, context.names_K, context.prior_K, context.natural_K)
         context = dataclasses.replace(context, target_K=target_K)
-    name = "static" if config.shadow else config.policy
+    name = "static" if config.shadow else config.value("policy")
     factory = policy_factory(name)
     policy = factory(config, context) if name in BUILT_IN else GuardedPolicy.make(factory, name, config, context)
     if config.probe > 0 and name not in WITHOUT_LAWS:

@@ -14,10 +14,11 @@ class PolicyOptions(LawOptions):
     """How laws become weights. A policy reads laws, so what n a law counts is an option of it, too."""
 
     policy: str = option(
-        "ado",
-        "what sets the weights: the recursion of ADO (ado), a plan to the end of the run (plan), the prior (static), "
-        "declared stages (stages), or a class of your own by its name in the entry point group ado_megatron.policies",
-        resume="free", compare=False,
+        None,
+        "what sets the weights: the recursion of ADO (ado), a plan to the end of the run (plan), the prior with laws "
+        "fitted beside it (measure) or without (static), declared stages (stages), or a class of your own by its name "
+        "in the entry point group ado_megatron.policies",
+        kind=str, resume="free", compare=False,
     )
     target: str = option(
         "prior",
@@ -96,9 +97,10 @@ class PolicyOptions(LawOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.policy == "stages" and self.stages is None:
+        policy = self.value("policy")
+        if policy == "stages" and self.stages is None:
             raise UserError("policy=stages needs --ado-stages FILE with the declared stages")
-        if self.policy != "stages" and self.stages is not None:
-            raise UserError(f"--ado-stages is given but the policy is {self.policy}; add --ado-policy stages")
+        if policy != "stages" and self.stages is not None:
+            raise UserError(f"--ado-stages is given but the policy is {policy}; add --ado-policy stages")
         if self.value("min_share") > self.value("max_share"):
             raise UserError(f"min_share {self.value('min_share')} is above max_share {self.value('max_share')}")

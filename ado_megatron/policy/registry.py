@@ -21,6 +21,7 @@ GROUP = "ado_megatron.policies"
 BUILT_IN = {
     "ado": "ado_megatron.policy.ado:AdoPolicy",
     "plan": "ado_megatron.policy.plan:PlanPolicy",
+    "measure": "ado_megatron.policy.fixed:StaticPolicy",
     "static": "ado_megatron.policy.fixed:StaticPolicy",
     "stages": "ado_megatron.policy.fixed:StagesPolicy",
 }

@@ -43,8 +43,11 @@ class Replay:
 
 
 def replay(trace: Trace, config: AdoConfig) -> Replay:
-    """Runs history, fits and policy of `config` over a trace, synchronously. Laws in the trace are used, not fitted."""
-    config = config.resolved()
+    """Runs history, fits and policy of `config` over a trace, synchronously. Laws in the trace are used, not fitted.
+
+    Options that name no policy ask for the recursion of ADO under every profile: a replay decides nothing.
+    """
+    config = (config if config.policy is not None else dataclasses.replace(config, policy="ado")).resolved()
     block_size = max(int(trace.counts_TxK.sum() / max(len(trace.counts_TxK), 1)), 1)
     policy = make_policy(config, PolicyContext(trace.prior_K, names_K=tuple(trace.names_K), block_size=block_size,
                                                num_blocks=len(trace.counts_TxK), seed=config.seed))

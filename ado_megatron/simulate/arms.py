@@ -110,7 +110,7 @@ def compare(
     results = []
     for name, arm in configs.items():
         runs = []
-        for seed in range(1 if arm.policy in WITHOUT_LAWS else seeds):
+        for seed in range(1 if arm.value("policy") in (*WITHOUT_LAWS, "measure") else seeds):
             say(f"{name}, seed {seed}")
             runs.append(setting.run(arm, seed))
         loss_R = np.array([run.target_loss for run in runs])

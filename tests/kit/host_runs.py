@@ -45,8 +45,8 @@ SPLIT = ["--split", "90,5,5"]
 DEEPSPEED = ["--deepspeed", "--data-impl", "mmap"]
 # a refit every 6 steps from step 6 on, on raw losses: 24 steps see three
 QUICK_ADO = (
-    "--ado-refit-interval 6 --ado-start-step 6 --ado-ignore-steps 0 --ado-smoothing none --ado-stride 1 "
-    "--ado-log-interval 1"
+    "--ado-policy ado --ado-refit-interval 6 --ado-start-step 6 --ado-ignore-steps 0 --ado-smoothing none --ado-stride "
+    "1 --ado-log-interval 1"
 ).split()
 
 

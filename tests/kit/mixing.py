@@ -21,8 +21,8 @@ NAMES = ("code", "wiki", "maths")
 TOKENS = 4  # tokens of a sample
 
 # Fits early and often, and no wait for the smoothing of long runs.
-CONFIG = AdoConfig(refit_interval=20, start_step=20, ignore_steps=2, stride=1, early_refits=False, log_interval=5,
-                   wait_deadline=20.0)  # fmt: skip
+CONFIG = AdoConfig(policy="ado", refit_interval=20, start_step=20, ignore_steps=2, stride=1, early_refits=False,
+                   log_interval=5, wait_deadline=20.0)  # fmt: skip
 
 
 def config(**changes) -> AdoConfig:

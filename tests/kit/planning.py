@@ -42,7 +42,7 @@ def planner_of(
         path = tmp_path / "groups.json"
         path.write_text(json.dumps({f"domain{k}": prefixes[2 * k : 2 * k + 2] for k in range(domains)}))
         options["groups"] = str(path)
-    config = AdoConfig(**{"start_step": START, "max_change": 1.0} | options).resolved()
+    config = AdoConfig(**{"policy": "ado", "start_step": START, "max_change": 1.0} | options).resolved()
     found = Domains.build(prefixes, weights_C, rng.integers(1000, 10**6, num_datasets), config)
     caps_C = None
     if caps is not None:

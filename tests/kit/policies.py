@@ -1,5 +1,6 @@
 """Three laws, a prior, a walk of a policy over given counts, and an installed package with policies of its own."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -25,6 +26,7 @@ def walk(policy, counts_TxK, laws=LAWS, state=None):
 
 def run(config, counts_TxK, laws=LAWS, prior=PRIOR):
     """The same of the policy that `config` names."""
+    config = dataclasses.replace(config, policy=config.policy or "ado")
     return walk(make_policy(config, prior), counts_TxK, laws)
 
 

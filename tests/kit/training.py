@@ -78,7 +78,7 @@ def train_rank(rank: int, run_dir: str, data: str, trainer: dict | None = None, 
     from ado_megatron.trainer.options import TrainerOptions
 
     options = TrainerOptions(**(SMALL | dict(run_dir=run_dir, data=data) | (trainer or {})))
-    ranks_trainer = Trainer(options, AdoConfig(**(dict(log_interval=1) | (ado or {}))), record=True)
+    ranks_trainer = Trainer(options, AdoConfig(**(dict(policy="ado", log_interval=1) | (ado or {}))), record=True)
     recorder = _Recorder()
     if ranks_trainer.batches is not None and ranks_trainer.batches._draw_log is None:
         ranks_trainer.batches._draw_log = recorder

@@ -191,6 +191,16 @@ def test_in_shadow_the_prior_decides_and_the_policy_is_logged(tmp_path):
     assert records(tmp_path / "static", "fit") == []
 
 
+def test_measure_draws_as_static_does_and_fits_laws(tmp_path):
+    static = Run(tmp_path / "static", config(policy="static"), steps=60).start().train(60)
+    measured = Run(tmp_path / "measured", config(policy=None), steps=60).start().train(60)
+    assert measured.mixer.config.value("policy") == "measure"
+    assert measured.stream == static.stream
+    measured.mixer.close()
+    assert len(records(tmp_path / "measured", "fit")) == 2
+    assert records(tmp_path / "measured", "step")[-1]["weights_K"] == [0.5, 0.3, 0.2]
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [({"shadow": True}, {}), ({}, {"shadow": True}), ({"policy": "static"}, {}), ({}, {"policy": "static"})],

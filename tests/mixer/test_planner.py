@@ -19,10 +19,10 @@ ROWS, BLOCK = 60, 128
 POLICIES = {
     "static": {"policy": "static"},
     "stages": {"policy": "stages"},
-    "shadow": {"shadow": True, "start_step": 10},
+    "shadow": {"policy": "ado", "shadow": True, "start_step": 10},
     "before start_step": {"profile": "released", "start_step": 45},
     "credit of policy": {"profile": "paper", "start_step": 45},
-    "probe": {"start_step": 45, "probe": 10.0, "probe_length": 7},
+    "probe": {"policy": "ado", "start_step": 45, "probe": 10.0, "probe_length": 7},
     "plan": {"policy": "plan", "start_step": 10, "plan_gate": 0.0, "plan_kl": 0.0, "target": "uniform"},
 }
 

@@ -161,7 +161,7 @@ def test_the_first_laws_do_not_jerk_the_mixture():
     counts = np.array([[50, 30, 20]] * 6)
     free, _ = run(AdoConfig(start_step=0, max_change=1.0), counts, laws)
     assert total_variation(free[0], PRIOR) > 0.5
-    policy = make_policy(AdoConfig(start_step=0, max_change=0.1), PRIOR)
+    policy = make_policy(AdoConfig(policy="ado", start_step=0, max_change=0.1), PRIOR)
     weights, state = walk(policy, counts, laws)
     start = policy.initial_state().weights_K
     for row in weights:  # however many blocks the laws hold
@@ -179,7 +179,7 @@ def test_published_profiles_have_no_bound_on_the_change():
 
 
 def test_a_policy_that_moves_at_every_block_says_so():
-    policy = make_policy(AdoConfig(start_step=5), PRIOR)
+    policy = make_policy(AdoConfig(policy="ado", start_step=5), PRIOR)
     state = policy.initial_state()
     assert policy.constant_until(state, None, 40) == 40
     assert policy.constant_until(state, LAWS, 40) == 6  # block 5 is stepped over first; block 6 has other weights

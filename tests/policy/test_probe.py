@@ -54,8 +54,8 @@ def test_which_are_up_depends_on_block_and_seed_alone():
 
 
 def test_the_policy_below_sees_its_own_weights_and_the_mean_is_theirs():
-    plain = make_policy(AdoConfig(start_step=0), PRIOR)
-    policy = make_policy(AdoConfig(start_step=0, probe=20.0, probe_length=2), PRIOR)
+    plain = make_policy(AdoConfig(policy="ado", start_step=0), PRIOR)
+    policy = make_policy(AdoConfig(policy="ado", start_step=0, probe=20.0, probe_length=2), PRIOR)
     assert isinstance(policy, ProbedPolicy)
     bare, _ = walk(plain, [ROW] * 40)
     weights, state = walk(policy, [ROW] * 40)

@@ -49,8 +49,8 @@ def parse(*argv):
 
 
 def test_every_built_in_name_makes_its_class(tmp_path):
-    made = {name: type(make_policy(AdoConfig(policy=name), PRIOR)) for name in ("ado", "plan", "static")}
-    assert made == {"ado": AdoPolicy, "plan": PlanPolicy, "static": StaticPolicy}
+    made = {name: type(make_policy(AdoConfig(policy=name), PRIOR)) for name in ("ado", "plan", "measure", "static")}
+    assert made == {"ado": AdoPolicy, "plan": PlanPolicy, "measure": StaticPolicy, "static": StaticPolicy}
     assert isinstance(make_policy(AdoConfig(policy="plan", shadow=True), PRIOR), StaticPolicy)
     assert set(made) | {"stages"} == set(registry.BUILT_IN)
 
@@ -66,7 +66,7 @@ def test_an_unknown_name_is_one_sentence_with_the_names_there_are():
     with pytest.raises(UserError) as caught:
         parse("--ado-policy", "plann")
     said = str(caught.value)
-    assert "plann" in said and "did you mean plan?" in said and "ado, plan, static, stages" in said
+    assert "plann" in said and "did you mean plan?" in said and "ado, plan, measure, static, stages" in said
     assert "\n" not in said
     with pytest.raises(UserError, match="plann"):
         make_policy(AdoConfig(policy="plann"), PRIOR)
@@ -83,7 +83,7 @@ def test_a_class_of_the_users_own_works_by_name(package):
     weights, state = walk(policy, [[5, 3, 2], [4, 4, 2]], LAWS)
     assert weights.tolist() == [[0.2, 0.2, 0.6]] * 2
     assert (state.step, state.samples_K.tolist(), int(state.extra["seen"]), state.note) == (2, [9, 7, 4], 2, "")
-    assert registry.policy_names()[4:] == ("absent", "mine", "nothing", "unmakeable")
+    assert registry.policy_names()[5:] == ("absent", "mine", "nothing", "unmakeable")
 
 
 @pytest.mark.parametrize("name, said", [

@@ -78,7 +78,7 @@ def test_natural_needs_sizes():
 def test_the_option_reaches_the_policy():
     context = PolicyContext(PRIOR, names_K=NAMES, natural_K=NATURAL)
     for target, expected in (("prior", PRIOR), ("natural", NATURAL), ("code=1", [1.0, 0.0, 0.0])):
-        policy = make_policy(AdoConfig(target=target), context)
+        policy = make_policy(AdoConfig(policy="ado", target=target), context)
         np.testing.assert_allclose(policy.context.target_K, expected)
     with pytest.raises(UserError, match="no domain 'zebra'"):
         make_policy(AdoConfig(target="zebra=1", policy="static"), context)

@@ -35,7 +35,7 @@ def test_json_says_what_was_run(path, capsys):
     assert found["prior_K"] == pytest.approx([1 / 3] * 3) and found["target_K"] == [0.0, 0.0, 1.0]
     ado, static = found["arms"]
     assert static["gain"] == pytest.approx(0.0, abs=1e-3) and len(static["gain_R"]) == 1 and len(ado["gain_R"]) == 2
-    config = AdoConfig(start_step=20, refit_interval=20, ignore_steps=2, stride=1)
+    config = AdoConfig(policy="ado", start_step=20, refit_interval=20, ignore_steps=2, stride=1)
     response = read_response(path).of_samples(32)
     again = simulate(response, np.ones(3), target_K=[0, 0, 1], config=config, steps=80, block_size=32, seed=1)
     prior_loss = response(np.full(3, 80 * 32 / 3))[2]

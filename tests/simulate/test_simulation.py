@@ -17,7 +17,8 @@ from ado_megatron.simulate.simulation import _Losses
 from ado_megatron.stream.sample_key import pack_key
 
 PRIOR_K = np.array([0.5, 0.3, 0.2])
-QUICK = dict(refit_interval=20, start_step=20, ignore_steps=2, stride=1, early_refits=False, gate_points=5)
+QUICK = dict(policy="ado", refit_interval=20, start_step=20, ignore_steps=2, stride=1, early_refits=False,
+             gate_points=5)  # fmt: skip
 RESPONSE = PowerResponse(
     np.log([3.0, 4.0, 2.0]), np.log([1.0, 2.0, 0.5]), np.array([0.3, 0.2, 0.5]), np.eye(3) + 0.1, 16.0
 )
