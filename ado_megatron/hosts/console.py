@@ -15,7 +15,7 @@ from ado_megatron.errors import UserError
 
 MARK = "ado: "
 LOGGED_DOMAINS = 24  # in a log line
-PATIENCE = 2.0  # seconds that rank zero gives the others to say the same
+PATIENCE = 2.0  # seconds that a rank gives the others to say the same
 
 
 def say(text: str) -> None:
@@ -37,32 +37,37 @@ def end_with(error: UserError) -> NoReturn:
     """End this process with the sentence of `error` and exit code 2.
 
     An error that all ranks share is printed by the first of them that comes here, one of a single rank by that rank:
-    the ranks agree by a counter in the store of the process group.
+    the ranks agree by a counter in the store of the process group. They wait a moment for one another, since a launcher
+    kills the others as soon as one has ended.
     """
-    if _first(str(error)):
+    key = f"ado/said/{hashlib.sha256(str(error).encode()).hexdigest()}"
+    if _first(key):
         with contextlib.suppress(OSError, ValueError):
             print(f"ado_megatron.run: error: {error}", file=sys.stderr, flush=True)
+    _wait_for_others(key)
     sys.exit(2)
 
 
-def _first(sentence: str) -> bool:
-    """True on one of the ranks that say this sentence; before the process group exists, on one a node."""
+def _first(key: str) -> bool:
+    """True on one of the ranks that come with this key; before the process group exists, on one a node."""
     if not _ranks_are_known():
         return os.environ.get("LOCAL_RANK", "0") == "0"
-    distributed = sys.modules["torch.distributed"]
-    key = f"ado/said/{hashlib.sha256(sentence.encode()).hexdigest()}"
     try:
-        store = distributed.distributed_c10d._get_default_store()
-        order = store.add(key, 1)
-        deadline = time.monotonic() + PATIENCE
-        # the store may live in rank zero's process, and the others ask it whether to speak
-        while distributed.get_rank() == 0 and time.monotonic() < deadline:
-            if store.add(key, 0) >= distributed.get_world_size():
-                break
-            time.sleep(0.01)
-        return order == 1
+        return sys.modules["torch.distributed"].distributed_c10d._get_default_store().add(key, 1) == 1
     except Exception:  # noqa: BLE001 - the store went with the rank that held it: better twice than not at all
         return True
+
+
+def _wait_for_others(key: str) -> None:
+    """Until all ranks have come with the key, or PATIENCE is over. The store may live in rank zero's process."""
+    if not _ranks_are_known():
+        return
+    distributed = sys.modules["torch.distributed"]
+    deadline = time.monotonic() + PATIENCE
+    with contextlib.suppress(Exception):  # noqa: BLE001 - it is gone: nobody is left to wait for
+        store = distributed.distributed_c10d._get_default_store()
+        while store.add(key, 0) < distributed.get_world_size() and time.monotonic() < deadline:
+            time.sleep(0.01)
 
 
 def _ranks_are_known() -> bool:

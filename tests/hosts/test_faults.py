@@ -97,6 +97,7 @@ def test_one_file_by_two_paths_is_refused(host, tmp_path):
 
 
 LARGE = ["--micro-batch-size", 128, "--global-batch-size", 2048, "--eval-interval", 1000]
+TINY = ["--hidden-size", 8, "--num-attention-heads", 1, "--num-layers", 2]
 
 
 @pytest.mark.parametrize("host", ["lm", "deepspeed_flat"])
@@ -116,7 +117,7 @@ def test_a_full_disk_under_rank_ones_draw_log_ends_all_ranks_with_one_sentence(h
     """Between two checkpoints, under each framework's launcher, within a minute after rank 1 has noticed."""
     directory, data = place
     save = directory / f"{host}_full"
-    options = [*LARGE, "--num-workers", 1, *QUICK_ADO, "--ado-audit"]
+    options = [*LARGE, *TINY, "--num-workers", 1, *QUICK_ADO, "--ado-audit"]
     first = train(host, save, data, [*options, "--exit-interval", 2], ranks=2, steps=1000)
     assert first.status == 0, tail(first)
     full = save / "ado" / "audit" / "rank00001-2.draws"
