@@ -145,6 +145,23 @@ def check_distinct(prefixes: Sequence[Prefix | BinFile], source: str) -> None:
             )
 
 
+def reads_elsewhere(blend_file: str | os.PathLike) -> str | None:
+    """A sentence where a blend file of `ado-megatron prepare` names files of another directory although its own lie
+    beside it: that directory was copied. None for any other file."""
+    folder = Path(blend_file).absolute().parent
+    try:
+        words = Path(blend_file).read_text().split() if (folder / "manifest.json").is_file() else []
+    except (OSError, UnicodeDecodeError):
+        return None  # whoever reads it will say so
+    for path in map(Path, words):
+        if path.is_absolute() and path.parent.resolve() != folder.resolve() and _is_file(folder / f"{path.name}.bin"):
+            return (
+                f"{blend_file} names {path}, not the {path.name} beside it: the directory was copied; write the paths "
+                "in it anew to read its own files"
+            )
+    return None
+
+
 def parse_blend(words: list[str] | tuple[str, ...], source: str) -> tuple[list[float] | None, list[str]]:
     """Weights and prefixes of Megatron's `w1 p1 w2 p2 …`, or (None, prefixes) of prefixes alone.
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ado_megatron.blend.indexed_files import reads_elsewhere
 from ado_megatron.errors import UserError
 from ado_megatron.hosts import console
 from ado_megatron.hosts.run_facts import RunFacts
@@ -168,6 +169,10 @@ def loaders(session: Session, framework: Framework, stock: Any) -> Any:
         for excluded, sentence in framework.exclusions(framework.get_args()):
             if excluded:
                 session.refuse(sentence)
+        named = getattr(framework.get_args(), "data_args_path", None)
+        copied = reads_elsewhere(named) if isinstance(named, str) else None
+        if copied is not None:
+            console.say(copied)
         session.resume(framework.facts())
         built = stock(provider)
         session.open(framework.facts())

@@ -1,10 +1,19 @@
 """Prefixes and blends as their files and words describe them."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from ado_megatron.blend import indexed_files
-from ado_megatron.blend.indexed_files import check_distinct, look_at, parse_blend, read_prefix, sampled_content
+from ado_megatron.blend.indexed_files import (
+    check_distinct,
+    look_at,
+    parse_blend,
+    read_prefix,
+    reads_elsewhere,
+    sampled_content,
+)
 from ado_megatron.errors import UserError
 from tests.kit.training import write_prefix
 
@@ -74,3 +83,18 @@ def test_of_many_prefixes_the_content_is_known_without_their_indices(tmp_path):
     (tmp_path / "d.bin").mkdir()
     with pytest.raises(UserError, match="d.bin cannot be read: Is a directory"):
         look_at([f"{tmp_path}/d"])
+
+
+def test_a_blend_file_of_a_copied_directory_is_told_from_all_others(tmp_path):
+    here, copy = tmp_path / "here", tmp_path / "copy"
+    here.mkdir()
+    write_prefix(here / "a_text_document", [np.arange(9)])
+    (here / "manifest.json").write_text("{}")
+    (here / "blend.txt").write_text(f"1.0 {here}/a_text_document\n")
+    shutil.copytree(here, copy)
+    (tmp_path / "link").symlink_to(here)
+    assert reads_elsewhere(here / "blend.txt") is None and reads_elsewhere(tmp_path / "link" / "blend.txt") is None
+    sentence = reads_elsewhere(copy / "blend.txt")
+    assert sentence.startswith(f"{copy}/blend.txt names {here}/a_text_document, not the a_text_document beside it")
+    (copy / "manifest.json").unlink()  # a blend file of the user's own means what it says
+    assert reads_elsewhere(copy / "blend.txt") is None and reads_elsewhere(tmp_path / "none") is None

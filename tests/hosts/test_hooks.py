@@ -124,6 +124,17 @@ def test_what_closing_finds_is_a_sentence_too(ending, capsys):
     assert capsys.readouterr().err == "ado_megatron.run: error: rank 1: no space left\n"
 
 
+def test_a_copied_blend_is_said_before_the_data_is_built(tmp_path, capsys):
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "a.bin").write_bytes(b"")
+    (tmp_path / "blend.txt").write_text("1 /elsewhere/a")
+    settings, _ = framework(data_args_path=str(tmp_path / "blend.txt"))
+    toy = hooks.Framework("toy", lambda: settings, lambda settings: [], lambda: None, None, None)
+    session = SimpleNamespace(resume=lambda facts: None, open=lambda facts: None)
+    assert hooks.loaders(session, toy, lambda provider: "built")(None) == "built"
+    assert capsys.readouterr().out.startswith(f"ado: {tmp_path}/blend.txt names /elsewhere/a, not the a beside it")
+
+
 @pytest.mark.parametrize("module", [megatron_lm, megatron_deepspeed])
 def test_the_table_of_a_framework_names_each_function_once_and_hooks_what_both_share(module):
     names = [f"{point.module}:{point.name}" for point in module.HOOK_POINTS]
