@@ -260,9 +260,11 @@ def pretrain(session: Session, framework: Framework, stock: Any) -> Any:
                     session.close()
                 raise
             session.close()
+            return result
         except UserError as error:
-            session.abandon()
-            console.end_with(error)
-        return result
+            sentence = str(error)
+        # Here the error, and with it the frames of the training, are gone, so that its loaders can end their workers.
+        session.abandon()
+        console.end_with(UserError(sentence))
 
     return pretrain

@@ -1,6 +1,7 @@
 """Hook points are checked, all of them, and a script's functions are found."""
 
 import functools
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -122,6 +123,27 @@ def test_what_closing_finds_is_a_sentence_too(ending, capsys):
         hooks.pretrain(session, None, stock)()
     assert leaving.value.code == 2 and session.calls == ["abandon"]
     assert capsys.readouterr().err == "ado_megatron.run: error: rank 1: no space left\n"
+
+
+def test_what_the_training_holds_is_let_go_before_the_process_ends(monkeypatch):
+    """Else a loader's workers are killed at exit, and leave their temporary directories."""
+
+    class Loader:
+        pass
+
+    held, alive = [], []
+
+    def stock():
+        loader = Loader()
+        held.append(weakref.ref(loader))
+        try:
+            raise OSError("a cause, which holds the frame too")
+        except OSError as error:
+            raise UserError("no more data") from error
+
+    monkeypatch.setattr(hooks.console, "end_with", lambda error: alive.append((str(error), held[0]())))
+    hooks.pretrain(Recorder(), None, stock)()
+    assert alive == [("no more data", None)]
 
 
 def test_a_copied_blend_is_said_before_the_data_is_built(tmp_path, capsys):
