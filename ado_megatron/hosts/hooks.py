@@ -175,10 +175,17 @@ def loaders(session: Session, framework: Framework, stock: Any) -> Any:
             console.say(copied)
         session.resume(framework.facts())
         built = stock(provider)
-        session.open(framework.facts())
+        session.open(framework.facts(), _number_of(built))
         return built
 
     return build_train_valid_test_data_loaders
+
+
+def _number_of(loaders: Any) -> int:
+    """How many there are in what a framework returns: loaders, lists of them, None where this rank reads none."""
+    if isinstance(loaders, (list, tuple)):
+        return sum(map(_number_of, loaders))
+    return int(loaders is not None)
 
 
 def train(session: Session, framework: Framework, stock: Any) -> Any:

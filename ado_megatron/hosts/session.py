@@ -121,12 +121,13 @@ class Session:
             return stock
         return self._validation.watch(kind, stock, prefixes)
 
-    def open(self, facts: RunFacts) -> None:
-        """Make the mixer (first call) and give its table to the train sets built since. Collective, all ranks."""
+    def open(self, facts: RunFacts, loaders: int = 1) -> None:
+        """Make the mixer (first call) and give its table to the train sets built since. Collective, all ranks. loaders:
+        data loaders of this rank, for training and evaluation."""
         if self.silent:
             return
         if self.mixer is None:
-            self._make_mixer(facts)
+            self._make_mixer(facts, loaders)
         if self.mixer is None:
             return
         for train_set in self._train_sets:
@@ -135,7 +136,7 @@ class Session:
         if self.config.validation:
             self._validation.open(self.mixer)
 
-    def _make_mixer(self, facts: RunFacts) -> None:
+    def _make_mixer(self, facts: RunFacts, loaders: int) -> None:
         world = World.detect(facts.contributes, facts.device)
         mine = self._train_sets[0].blend if world.is_zero and self._train_sets else None
         blend = world.broadcast(mine)
@@ -153,7 +154,7 @@ class Session:
                 origin=blend.origin, log=say,
                 loader=LoaderSettings(
                     facts.num_workers, PREFETCH_FACTOR, facts.micro_batch, facts.dp,
-                    sample_bytes=self._sample_bytes() if facts.num_workers else 0,
+                    sample_bytes=self._sample_bytes() if facts.num_workers else 0, loaders=loaders,
                 ),
             )  # fmt: skip
             self._start(mixer, world, facts)

@@ -21,6 +21,7 @@ class LoaderSettings:
     num_workers, prefetch_factor: processes, and micro-batches that each keeps ready (of 0 workers: nothing).
     micro_batch: samples of a micro-batch. dp: data-parallel ranks. dp_rank: this rank's place among them, for the
     audit. sample_bytes: what one sample takes when a worker hands it over (0: not known, or this rank reads none).
+    loaders: how many of them the rank has: a framework's for evaluation fill up at the start, too.
     """
 
     num_workers: int = 0
@@ -29,6 +30,7 @@ class LoaderSettings:
     dp: int = 1
     dp_rank: int | None = None
     sample_bytes: int = 0
+    loaders: int = 1
 
     def lookahead(self, block_size: int) -> int:
         """Blocks to keep planned ahead of the one being consumed, so that no worker has to wait.
@@ -39,10 +41,10 @@ class LoaderSettings:
         return 1 + lead_blocks(self.num_workers, prefetch, self.micro_batch, self.dp, block_size)
 
     def shared_bytes(self) -> int:
-        """Bytes of shared memory that the loader of this rank may hold at once: what is ready, and one micro-batch a
+        """Bytes of shared memory that the loaders of this rank may hold at once: what is ready, and one micro-batch a
         worker being made and one being read."""
         batches = self.num_workers * ((self.prefetch_factor or 0) + 1) + 1 if self.num_workers else 0
-        return batches * self.micro_batch * self.sample_bytes
+        return self.loaders * batches * self.micro_batch * self.sample_bytes
 
 
 def check_shared_memory(loader: LoaderSettings, world: World, directory: str = SHARED_MEMORY) -> None:
@@ -51,7 +53,8 @@ def check_shared_memory(loader: LoaderSettings, world: World, directory: str = S
     needs_R = world.gather_int64(loader.shared_bytes())
     nodes_R = world.gather_int64(_memory_of(directory))
     here = [need for need, node in zip(needs_R, nodes_R, strict=True) if node == nodes_R[world.rank] and need]
-    world.require_success(lambda: _check_room(sum(here), len(here), loader.num_workers, directory))
+    workers = max(loader.loaders, 1) * loader.num_workers  # a rank that reads none speaks for those that do
+    world.require_success(lambda: _check_room(sum(here), len(here), workers, directory))
 
 
 def _memory_of(directory: str) -> int:

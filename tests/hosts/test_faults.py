@@ -108,7 +108,7 @@ def test_too_little_shared_memory_is_said_before_the_first_step_with_the_numbers
         within=shared_memory_of("1m"),
     )  # fmt: skip
     assert not run.curve
-    assert_ends_with_two(run, "in /dev/shm (2 ranks that read × 2 workers), but 1.0 MB are free there; enlarge it")
+    assert_ends_with_two(run, "in /dev/shm (2 ranks that read × 6 workers), but 1.0 MB are free there; enlarge it")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")

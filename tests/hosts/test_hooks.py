@@ -152,8 +152,11 @@ def test_a_copied_blend_is_said_before_the_data_is_built(tmp_path, capsys):
     (tmp_path / "blend.txt").write_text("1 /elsewhere/a")
     settings, _ = framework(data_args_path=str(tmp_path / "blend.txt"))
     toy = hooks.Framework("toy", lambda: settings, lambda settings: [], lambda: None, None, None)
-    session = SimpleNamespace(resume=lambda facts: None, open=lambda facts: None)
-    assert hooks.loaders(session, toy, lambda provider: "built")(None) == "built"
+    counted = []
+    session = SimpleNamespace(resume=lambda facts: None, open=lambda facts, loaders: counted.append(loaders))
+    for built, number in ((("train", ["valid", "valid"], None), 3), ((None, [None], None), 0)):
+        assert hooks.loaders(session, toy, lambda provider, built=built: built)(None) == built
+        assert counted.pop() == number
     assert capsys.readouterr().out.startswith(f"ado: {tmp_path}/blend.txt names /elsewhere/a, not the a beside it")
 
 

@@ -1,5 +1,7 @@
 """How many blocks a loader holds in flight."""
 
+import dataclasses
+
 import pytest
 
 from ado_megatron.mixer.loader import LoaderSettings
@@ -22,4 +24,5 @@ def test_the_lookahead_covers_what_is_in_flight(settings, block_size, blocks):
 def test_shared_memory_counts_every_batch():
     settings = LoaderSettings(num_workers=2, prefetch_factor=3, micro_batch=5, sample_bytes=100)
     assert settings.shared_bytes() == (2 * 4 + 1) * 5 * 100
+    assert dataclasses.replace(settings, loaders=3).shared_bytes() == 3 * (2 * 4 + 1) * 5 * 100
     assert LoaderSettings(num_workers=0, micro_batch=5, sample_bytes=100).shared_bytes() == 0
