@@ -57,7 +57,7 @@ setup(
     ],
     extras_require={
         "fast": ["numba>=0.68,<0.69"],  # compiles the rows of moving weights; wheels for Python 3.10 to 3.13
-        "report": ["matplotlib>=3.10,<3.12"],
+        "report": ["matplotlib>=3.10,<3.12", "plotly>=6.0,<8"],
         "wandb": ["wandb>=0.31,<0.32"],
         "tokenizers": ["tokenizers>=0.20.3,<0.24"],
         "test": [
@@ -68,6 +68,8 @@ setup(
             "mypy>=1.13,<3",
             "numba>=0.68,<0.69",
             "matplotlib>=3.10,<3.12",
+            "plotly>=6.0,<8",
+            "selenium>=4.40,<5",  # the report in a browser, where there is one
         ],
     },
     entry_points={"console_scripts": ["ado-megatron = ado_megatron.cli:main"]},

@@ -36,7 +36,8 @@ MEGATRON_CORE_BELOW = "0.20"
 NEEDED = ("numpy", "scipy", "sentencepiece", "tqdm", "rich", "jinja2", "orjson", "PyYAML")
 OPTIONAL = {
     "numba": "rows of moving weights at full speed",
-    "matplotlib": "the pictures of `report`",
+    "matplotlib": "the picture of `report`",
+    "plotly": "the page of `report`",
     "tensorboard": "TensorBoard logs",
     "zstandard": ".jsonl.zst input of `prepare`",
     "tokenizers": "Hugging Face tokenizer files",

@@ -11,7 +11,7 @@ from ado_megatron.doctor import BAD, NOTE, OK, Facts, examine
 GOOD = Facts(
     python=(3, 11),
     versions={"torch": "2.13.0+cpu", "deepspeed": "0.19.8", "megatron-core": "0.16.1", "numpy": "2.4.6",
-              "scipy": "1.17.1", "sentencepiece": "0.2.3", "tqdm": "4.70.1", "matplotlib": "3.11.2",
+              "scipy": "1.17.1", "sentencepiece": "0.2.3", "tqdm": "4.70.1", "matplotlib": "3.11.2", "plotly": "7.1.0",
               "tensorboard": "2.21.0", "rich": "15.0.0", "jinja2": "3.1.6",
               "zstandard": "0.25.0", "tokenizers": "0.23.3", "orjson": "3.13.0", "PyYAML": "6.0.3", "numba": "0.68.0",
               "wandb": "0.31.0"},
@@ -46,7 +46,8 @@ def test_what_is_optional_and_missing_is_a_note_that_says_how_to_install_it(name
 def test_what_is_needed_or_optional_is_what_setup_py_asks_for():
     setup = Path(doctor.__file__).parents[1].joinpath("setup.py").read_text()
     known = {"torch", "deepspeed", "megatron-core", *doctor.NEEDED, *doctor.OPTIONAL}
-    tools = {"pybind11", "setuptools", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy"}  # to build and test
+    tools = {"pybind11", "setuptools", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy",
+             "selenium"}  # to build and test
     assert set(re.findall(r'^ +"(?:\w+": \[")?([A-Za-z][\w-]*)[><=]=', setup, re.M)) - tools == known
 
 

@@ -26,14 +26,15 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Foreign libraries and the modules that may import them, by wing or by module. numpy is everyone's.
 FOREIGN = {
-    "scipy": {"scaling_law", "simulate/response"},
+    "scipy": {"scaling_law", "simulate/response", "report/arms"},
     "torch": {"hosts", "trainer", "mixer", "measure", "doctor"},
     "torch.distributed": {"hosts", "trainer", "mixer/world"},
     "megatron": {"hosts", "trainer", "prepare", "doctor"},
     "deepspeed": {"hosts", "trainer", "doctor"},
     "apex": {"trainer"},
     "transformers": {"hosts"},
-    "matplotlib": {"report", "replay/plot", "simulate/figure"},
+    "plotly": {"report/html"},
+    "matplotlib": {"report/figures", "replay/plot", "simulate/figure"},
     "PIL": {"report/figures"},  # matplotlib brings it
     "tensorboard": {"trainer"},
     "wandb": {"trainer/boards"},

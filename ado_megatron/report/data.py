@@ -7,6 +7,7 @@ done. n counts samples: those of the domain itself and, by the law's transfer, t
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,8 @@ class Fit:
     step: int
     law_Kx3: np.ndarray
     transfer_K: np.ndarray  # s of the n of each law: n_k + s N; inf: N
+    transfer_low_K: np.ndarray  # central 80 % interval of s; nan where the record has none
+    transfer_high_K: np.ndarray
     ok_K: np.ndarray
     reason_K: list[str]
     rms_K: np.ndarray
@@ -105,6 +108,7 @@ class Run:
     tokens_SxK: np.ndarray
     loss_SxK: np.ndarray
     weights_SxK: np.ndarray
+    drawn_SxK: np.ndarray  # samples since the start of the run, of prefixes with a share
     time_S: np.ndarray
     supply: Supply
     fits: list[Fit]
@@ -132,6 +136,10 @@ class Run:
 
     def laws(self) -> LawsInForce:
         """The law of each domain that was accepted last; nan and step 0 where none was yet."""
+        return self._laws
+
+    @functools.cached_property
+    def _laws(self) -> LawsInForce:
         made = [fit for fit in self.fits if fit.failed is None]
         num = len(self.names_K)
         law_Kx3, stderr_Kx3 = np.full((num, 3), np.nan), np.full((num, 3), np.nan)
@@ -164,24 +172,44 @@ class Run:
     def tail(self, intervals: int) -> Run:
         """The same run as if only its last intervals, at least one, had been measured."""
         first = len(self.step_S) - max(intervals, 1)
-        names = ("step_S", "counts_SxK", "tokens_SxK", "loss_SxK", "weights_SxK", "time_S")
+        names = ("step_S", "counts_SxK", "tokens_SxK", "loss_SxK", "weights_SxK", "drawn_SxK", "time_S")
         return dataclasses.replace(self, **{name: getattr(self, name)[first:] for name in names})
 
     def thinned(self, most: int) -> Run:
-        """The same run in at most `most` intervals, neighbours merged: sums summed, losses averaged over tokens."""
-        intervals = len(self.step_S)
-        if intervals <= most:
+        """The same run in at most `most` intervals."""
+        if len(self.step_S) <= most:
             return self
-        ends = np.unique(np.linspace(0, intervals, most + 1).astype(int))
-        starts, last = ends[:-1], ends[1:] - 1
-        loss_sum = np.where(np.isfinite(self.loss_SxK), self.loss_SxK, 0.0) * self.tokens_SxK
-        tokens = np.add.reduceat(self.tokens_SxK, starts)
+        return self.merged(self.step_S[thin(len(self.step_S), most)])
+
+    def merged(self, step_E: np.ndarray) -> Run:
+        """The same run in intervals that end after the steps step_E (ascending): sums summed, losses averaged over
+        tokens, weights those at the end. An interval without a record has no loss."""
+        intervals = len(self.step_S)
+        ends_E = np.searchsorted(self.step_S, step_E, side="right")
+        starts_E = np.concatenate([[0], ends_E[:-1]])
+
+        def summed(values_SxK: np.ndarray) -> np.ndarray:
+            sum_ExK = np.add.reduceat(values_SxK[: ends_E[-1]], np.minimum(starts_E, ends_E[-1] - 1))
+            return np.where((starts_E == ends_E)[:, None], 0, sum_ExK)
+
+        last_E = np.clip(ends_E - 1, 0, intervals - 1)
+        tokens_ExK = summed(self.tokens_SxK)
+        loss_sum_ExK = summed(np.where(np.isfinite(self.loss_SxK), self.loss_SxK, 0.0) * self.tokens_SxK)
         with np.errstate(invalid="ignore", divide="ignore"):
-            loss = np.add.reduceat(loss_sum, starts) / tokens
+            loss_ExK = loss_sum_ExK / tokens_ExK
+        one_E = (ends_E - starts_E == 1)[:, None]  # nothing merged: the loss as it was measured, to the last bit
         return dataclasses.replace(
-            self, step_S=self.step_S[last], counts_SxK=np.add.reduceat(self.counts_SxK, starts), tokens_SxK=tokens,
-            loss_SxK=loss, weights_SxK=self.weights_SxK[last], time_S=self.time_S[last],
+            self, step_S=np.asarray(step_E), counts_SxK=summed(self.counts_SxK), tokens_SxK=tokens_ExK,
+            loss_SxK=np.where(one_E, self.loss_SxK[last_E], loss_ExK), weights_SxK=self.weights_SxK[last_E],
+            drawn_SxK=self.drawn_SxK[last_E], time_S=self.time_S[last_E],
         )  # fmt: skip
+
+
+def thin(length: int, most: int) -> np.ndarray:
+    """At most `most` of the places 0 … length − 1, evenly spread, the last among them."""
+    if length <= most:
+        return np.arange(length)
+    return np.unique(np.linspace(0, length, most + 1).astype(int)[1:]) - 1
 
 
 def token_mean(loss_SxK: np.ndarray, tokens_SxK: np.ndarray) -> np.ndarray:

@@ -1,43 +1,36 @@
-"""The HTML page of a report: one file, pictures inside it, no script, nothing loaded from anywhere.
+"""The HTML page of a report: one file with the data, the plotting library and a little script, nothing loaded from
+anywhere.
 
-What is on the page stands in templates/page.html; every text is escaped there.
+What is on the page stands in templates/; every text is escaped there. plotly.js comes from the plotly package.
 """
 
 from __future__ import annotations
 
-import base64
-import io
+import functools
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
-import matplotlib
-from matplotlib.figure import Figure
 
-from ado_megatron.report import figures
+from ado_megatron.errors import UserError
+from ado_megatron.report.arms import Arm
 from ado_megatron.report.data import Run
-from ado_megatron.report.table import LEFT, columns, comparison_text, final_losses, gap_lines
+from ado_megatron.report.payload import packed, payload
+from ado_megatron.report.series import Columns
+from ado_megatron.report.table import LEFT, columns, gap_lines
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-@dataclass(frozen=True)
-class Section:
-    """A heading, a paragraph and a picture (SVG in base64). note: the paragraph is set apart."""
-
-    heading: str
-    words: str
-    svg: str
-    note: bool = False
-
-
-def svg_of(figure: Figure) -> str:
-    """The figure as SVG in base64, so that it lies inside the page and stays sharp."""
-    out = io.BytesIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return base64.b64encode(out.getvalue()).decode()
+@functools.cache
+def packed_plotly() -> str:
+    """The library's code, with its licence in its first lines, packed. UserError where the package is missing."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise UserError("the page needs plotly: pip install 'ado-megatron[report]'") from error
+    return packed(get_plotlyjs().encode())
 
 
 def facts(run: Run) -> str:
@@ -53,56 +46,35 @@ def facts(run: Run) -> str:
     return words + "."
 
 
-def sections(run: Run, other: Run | None) -> Iterator[Section]:
-    """The sections of the page that have something to show, in order."""
-    for heading, words, figure in _mixture_and_losses(run, other):
-        if figure is not None:
-            yield Section(heading, words, svg_of(figure))
-    if other is not None:
-        what, ours_K, theirs_K = final_losses(run, other)
-        gaps = figures.figure_gaps(run, ours_K - theirs_K, what[0].upper() + what[1:], other.name)
-        yield Section(f"Against {other.name}", " ".join(comparison_text(run, other)), svg_of(gaps), note=True)
-    yield Section("Diagnostics", "", svg_of(figures.figure_diagnostics(run, other)))
+def counted(run: Run) -> str:
+    """What the n of the laws counts, in words."""
+    words = {"own": "samples of the domain itself", "shared": "samples of all domains"}
+    return words.get(run.config.transfer_text, "its own samples plus s times those of all domains")
 
 
-def _mixture_and_losses(run: Run, other: Run | None) -> Iterator[tuple[str, str, Figure | None]]:
-    grey = f" Grey: {other.name}." if other is not None else ""
-    n = {"own": "samples of the domain itself", "shared": "samples of all domains"}.get(
-        run.config.transfer_text, "its own samples plus s times those of all domains"
-    )
-    yield ("Mixture", "The weights in force, stacked. White dashes: where the prior puts the borders.",
-           figures.figure_mixture(run, other))  # fmt: skip
-    yield ("Weights against the prior", "On a logarithmic axis: the same distance is the same factor.",
-           figures.figure_weights(run, other))  # fmt: skip
-    yield (
-        "Losses and their laws",
-        "Dots: mean loss of the domain's training tokens in a logging interval. Diamonds: validation. "
-        f"Line: the law in force, L(n) = ε + β n^−α, n counted in {n}.{grey}"
-        + (f" The {figures.MOST_PANELS} largest domains are shown." if len(run.names_K) > figures.MOST_PANELS else ""),
-        figures.figure_losses(run, other),
-    )
-    yield (
-        "Learning speed",
-        "What one more thousand samples take off the loss by the law of each refit. "
-        "Crosses: laws that were not accepted; the one before stayed in force.",
-        figures.figure_speed(run),
-    )
-    yield "Credit", "The share of each domain in what was drawn lately.", figures.figure_credit(run)
+def page(arms: Sequence[Arm], lines: Sequence[str] = ()) -> str:
+    """The page's text. lines: what the arms can be said to differ in.
 
-
-def page(run: Run, other: Run | None) -> str:
-    """The page's text. A variable that the template lacks is an error, not an empty place."""
+    A variable that the template lacks is an error, not an empty place.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
+    run = arms[0].runs[0]
+    series = Columns.of(arms)
+    data, block = payload(arms, series)
     table = columns(run)
+    rows = list(zip(*(cells for _, cells in table), strict=True))
+    shown = [rows[k] for k in sorted(series.shown_D.tolist())]
+    left_out = f"Curves and table show the {len(shown):,} domains with the largest prior of {len(rows):,}."
     return environment.get_template("page.html").render(
-        run=run, facts=facts(run), table=table, rows=list(zip(*(cells for _, cells in table), strict=True)), left=LEFT,
-        gaps=gap_lines(run), sections=sections(run, other), options=json.dumps(run.config.to_dict(), indent=1),
+        run=run, arms=arms, facts=facts(run), counted=counted(run), table=table, rows=shown, left=LEFT,
+        left_out=left_out if len(shown) < len(rows) else "",
+        gaps=gap_lines(run), lines=lines, data=data, block=packed(block), library=packed_plotly(),
+        options=json.dumps(run.config.to_dict(), indent=1),
     )  # fmt: skip
 
 
-def save_page(run: Run, other: Run | None, path: Path) -> None:
+def save_page(arms: Sequence[Arm], path: Path, lines: Sequence[str] = ()) -> None:
     """Write the page. Raises OSError."""
-    with matplotlib.rc_context(figures.STYLE):
-        path.write_text(page(run, other), encoding="utf-8")
+    path.write_text(page(arms, lines), encoding="utf-8")

@@ -5,6 +5,7 @@ Legend: K domains, C datasets, S logging intervals.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ MOST_CAP = 2.0**63  # how "no cap" is written
 MOST_OF_LAW = 1e4  # of a law's logarithms and exponent
 PROGRESS = ("step", "loss", "lr", "grad_norm", "samples_per_second")
 EVENTS = ("alarm", "change")
-_ROWS = ("step_S", "counts_SxK", "tokens_SxK", "loss_SxK", "weights_SxK", "time_S")
+_ROWS = ("step_S", "counts_SxK", "tokens_SxK", "loss_SxK", "weights_SxK", "drawn_SxK", "time_S")
 
 
 def read_run(path: str | Path) -> Run:
@@ -56,6 +57,7 @@ class RunReader:
         self._names = header.texts("domains")
         self._num = len(self._names)
         self._prior_K, self._config = _weights(header, "prior_K", self._num), _config(header)
+        self._datasets = _Datasets.of(header, self._num)
         self._last: Record | None = None  # the last interval
         self._rows: dict[str, list[np.ndarray]] = {name: [] for name in _ROWS}
         self._fits: list[Fit] = []
@@ -95,6 +97,7 @@ class RunReader:
             "step_S": np.array(record["step"]), "counts_SxK": record.array("counts_K", num, high=MOST_SAMPLES, low=0,
             whole=True), "tokens_SxK": np.nan_to_num(record.array("tokens_K", num, low=0, high=MOST)),
             "loss_SxK": record.array("loss_K", num), "weights_SxK": _weights(record, "weights_K", num),
+            "drawn_SxK": self._datasets.drawn_K(record),
             "time_S": np.array(record.number("time", np.nan)),
         }  # fmt: skip
         for name, value in row.items():
@@ -109,7 +112,7 @@ class RunReader:
             path=self._path, names_K=self._names, prior_K=self._prior_K, config=self._config,
             target_K=_target(self._header, self._num),
             **{name: np.array(rows) for name, rows in self._rows.items()},
-            supply=_supply(self._header, self._last, self._num),
+            supply=self._datasets.supply(self._header, self._last),
             fits=list(self._fits),
             validation_step_V=np.array([step for step, _ in self._validations], dtype=int),
             validation_VxK=np.array(validations).reshape(-1, self._num),
@@ -144,23 +147,41 @@ def _config(header: Record) -> AdoConfig:
         raise header.bad(f"its config holds what no run has: {error}") from error
 
 
-def _supply(header: Record, last: Record, num: int) -> Supply:
-    datasets = _length(header, "domain_of_C")
-    domain_of_C = header.array("domain_of_C", datasets, low=0, high=num - 1, whole=True)
-    if len(np.unique(domain_of_C)) != num:
-        raise header.bad(f"domain_of_C does not name each of {num} domains")
-    length_C = header.array("lengths_C", datasets, low=0, high=MOST)
-    share_C = header.array("share_C", datasets, low=0) if "share_C" in header else length_C
-    caps_C = None if header.get("caps_C") is None else header.array("caps_C", datasets, low=0, high=MOST_CAP)
-    epochs_C, consumed = last.array("epochs_C", datasets, low=0, high=MOST), last.integer("consumed_samples")
-    block_size = header.integer("block_size", 1)
-    return Supply(
-        length_K=with_share(domain_of_C, share_C, length_C),
-        drawn_K=with_share(domain_of_C, share_C, np.rint(length_C * epochs_C)),
-        cap_K=None if caps_C is None else with_share(domain_of_C, share_C, caps_C),
-        samples_left=max(header.integer("num_blocks") * block_size - consumed, 0),
-        block_size=block_size,
-    )
+@dataclass(frozen=True)
+class _Datasets:
+    """What the header says about the datasets of the domains."""
+
+    domain_of_C: np.ndarray
+    length_C: np.ndarray
+    share_C: np.ndarray
+    caps_C: np.ndarray | None
+
+    @classmethod
+    def of(cls, header: Record, num: int) -> _Datasets:
+        datasets = _length(header, "domain_of_C")
+        domain_of_C = header.array("domain_of_C", datasets, low=0, high=num - 1, whole=True)
+        if len(np.unique(domain_of_C)) != num:
+            raise header.bad(f"domain_of_C does not name each of {num} domains")
+        length_C = header.array("lengths_C", datasets, low=0, high=MOST)
+        share_C = header.array("share_C", datasets, low=0) if "share_C" in header else length_C
+        caps_C = None if header.get("caps_C") is None else header.array("caps_C", datasets, low=0, high=MOST_CAP)
+        return cls(domain_of_C, length_C, share_C, caps_C)
+
+    def by_domain(self, value_C: np.ndarray) -> np.ndarray:
+        """Sums over the datasets with a share."""
+        return with_share(self.domain_of_C, self.share_C, value_C)
+
+    def drawn_K(self, record: Record) -> np.ndarray:
+        """Samples drawn of each domain since the start, at an interval."""
+        epochs_C = record.array("epochs_C", len(self.length_C), low=0, high=MOST)
+        return self.by_domain(np.rint(self.length_C * epochs_C))
+
+    def supply(self, header: Record, last: Record) -> Supply:
+        """After the last interval."""
+        block_size = header.integer("block_size", 1)
+        left = header.integer("num_blocks") * block_size - last.integer("consumed_samples")
+        cap_K = None if self.caps_C is None else self.by_domain(self.caps_C)
+        return Supply(self.by_domain(self.length_C), self.drawn_K(last), cap_K, max(left, 0), block_size)
 
 
 def _length(record: Record, name: str) -> int:
@@ -186,6 +207,8 @@ def _fit(record: Record, num: int, transfer: float) -> Fit:
         step=record["step"],
         law_Kx3=np.stack([row(name, most=MOST_OF_LAW) for name in ("log_beta_K", "log_epsilon_K", "alpha_K")], axis=1),
         transfer_K=transfer_K,
+        transfer_low_K=row("transfer_low_K"),
+        transfer_high_K=row("transfer_high_K"),
         ok_K=_truths(record, "ok_K", num),
         reason_K=_reasons(record, num),
         rms_K=row("rms_K"),

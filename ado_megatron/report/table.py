@@ -6,6 +6,7 @@ Legend: K domains.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -129,13 +130,15 @@ def differences(run: Run, other: Run) -> list[str]:
     return found
 
 
-def final_losses(run: Run, other: Run) -> tuple[str, np.ndarray, np.ndarray]:
-    """What to compare two runs on: the last validation that both made, else the training loss at the end."""
-    both = np.intersect1d(run.validation_step_V, other.validation_step_V)
-    if len(both) and np.isfinite(run.validation_VxK).any() and np.isfinite(other.validation_VxK).any():
-        rows = [r.validation_VxK[np.flatnonzero(r.validation_step_V == both[-1])[-1]] for r in (run, other)]
-        return f"validation loss after {both[-1]:,} steps", rows[0], rows[1]
-    return "training loss at the end", run.last_loss_K(), other.last_loss_K()
+def final_losses(*runs: Run) -> tuple[Any, ...]:
+    """(what runs are compared on, loss_K of each): the last validation that all made, else the training loss at the
+    end."""
+    common = set.intersection(*(set(run.validation_step_V.tolist()) for run in runs))
+    if common and all(np.isfinite(run.validation_VxK).any() for run in runs):
+        last = max(common)
+        rows = [run.validation_VxK[np.flatnonzero(run.validation_step_V == last)[-1]] for run in runs]
+        return f"validation loss after {last:,} steps", *rows
+    return "training loss at the end", *(run.last_loss_K() for run in runs)
 
 
 def comparison_text(run: Run, other: Run) -> list[str]:

@@ -19,6 +19,7 @@ from ado_megatron.policy import resolve_target
 from ado_megatron.policy.registry import WITHOUT_LAWS
 from ado_megatron.report.ahead import loss_at_end_K, supply_at_end
 from ado_megatron.report.data import Event, Run
+from ado_megatron.report.events import events
 from ado_megatron.report.read import RunReader
 
 MOST = 2048  # intervals kept of a long run; neighbours are merged
@@ -146,22 +147,3 @@ def target_of(run: Run) -> np.ndarray | None:
         return resolve_target(run.config.target, run.names_K, run.prior_K, length_K / max(length_K.sum(), 1.0))
     except UserError:
         return None
-
-
-def events(run: Run) -> list[Event]:
-    """What happened, in order of the steps: alarms and changes, fits, gaps, validations."""
-    found = list(run.events)
-    for fit in run.fits:
-        if fit.failed is not None:
-            found.append(Event(fit.step, "fit", f"the fit failed, the old laws stay: {fit.failed}"))
-            continue
-        kept = [name for name, ok in zip(run.names_K, fit.ok_K, strict=True) if not ok]
-        text = f"laws of {fit.ok_K.sum()} of {len(fit.ok_K)} domains fitted in {fit.seconds:.1f} s"
-        found.append(Event(fit.step, "fit", text + (f"; not of {', '.join(kept[:5])}" if kept else "")
-                           + (", …" if len(kept) > 5 else "")))  # fmt: skip
-    for gap in run.gaps:
-        found.append(Event(gap.step, "gap", f"{gap.records} records of steps {gap.from_step} to {gap.step} are lost"))
-    for step, loss_K in zip(run.validation_step_V, run.validation_VxK, strict=True):
-        if np.isfinite(loss_K).any():
-            found.append(Event(int(step), "validation", f"mean loss {np.nanmean(loss_K):.4f} nats over the domains"))
-    return sorted(found, key=lambda event: event.step)

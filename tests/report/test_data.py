@@ -46,8 +46,6 @@ def test_a_failed_refit_is_counted_and_changes_no_law(tmp_path):
     after = read_run(tmp_path)
     np.testing.assert_array_equal(after.laws().law_Kx3, before.laws().law_Kx3)
     assert len(after.fits) == len(before.fits) + 1
-    figures.figure_speed(after)
-    figures.figure_diagnostics(after, None)
 
 
 @pytest.mark.parametrize("own_n", [True, False])

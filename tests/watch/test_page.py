@@ -95,7 +95,7 @@ def test_events_of_all_kinds_are_shown_in_order(tmp_path):
         "step 151  change: pins python=0.3 cpp=none, from block 160 on, by ann@node3",
         "step 151  gap: 2 records of steps 140 to 151 are lost",
         "step 152  alarm: cpp�[31m: above its law",
-        "step 153  fit: the fit failed, the old laws stay: out of memory",
+        "step 153  failed fit: the old laws stay: out of memory",
     ]
 
 
