@@ -1,7 +1,6 @@
 """The doctor's judgements, from written-down facts; and that it can look at this machine."""
 import dataclasses
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -47,8 +46,8 @@ def test_what_is_optional_and_missing_is_a_note_that_says_how_to_install_it(name
 def test_what_is_needed_or_optional_is_what_setup_py_asks_for():
     setup = Path(doctor.__file__).parents[1].joinpath("setup.py").read_text()
     known = {"torch", "deepspeed", "megatron-core", *doctor.NEEDED, *doctor.OPTIONAL}
-    # to build and to test
-    tools = {"pybind11", "setuptools", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "selenium"}
+    tools = {"pybind11", "setuptools", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy",
+             "selenium"}  # to build and test
     assert set(re.findall(r'^ +"(?:\w+": \[")?([A-Za-z][\w-]*)[><=]=', setup, re.M)) - tools == known
 
 
@@ -154,13 +153,6 @@ def test_a_name_that_does_not_resolve_matters_unless_an_interface_is_chosen():
 def test_little_shared_memory_and_an_old_python():
     assert finding("shared memory", shm_free=64 << 20).level == NOTE
     assert finding("Python", python=(3, 9)).level == BAD
-
-
-def test_it_speaks_also_where_the_library_for_tables_is_missing(monkeypatch):
-    findings = [doctor.Finding(BAD, "rich", "is not installed"), doctor.Finding(OK, "torch", "2.13")]
-    assert doctor._table(findings) == "BAD  rich   is not installed\nok   torch  2.13"
-    monkeypatch.setitem(sys.modules, "ado_megatron.tables", None)
-    assert doctor._table(findings) == "BAD rich: is not installed\nok torch: 2.13"
 
 
 def test_this_machine_is_looked_at(capsys):

@@ -18,6 +18,7 @@ const PANELS = [  // key, heading, curve(s), how it is written
 const HIDDEN_AT_FIRST = ["weight", "credit", "rate", "learning_rate", "grad_norm", "total", "alpha"];
 const many = page.arms.length > 1;
 const MOST_BANDS = 6;  // lines of a panel that have a band each
+const MOST_TOLD = 4;  // domains whose laws stand in the box under the mouse, too
 const hasData = panel => panel.journal ? page.arms.some(arm => arm.events.length) : page.arms.some(arm => arm.curves[panel.curve]);
 const state = {panels: new Set(), apart: false, window: null, touch: matchMedia("(pointer: coarse)").matches};
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -81,17 +82,18 @@ function curveOf(curve, d, name, {color, dash, row, axis}) {
     return [trace];
   }
   if (row.series.length * (row.arms.length - (panel.key === "gap")) > MOST_BANDS) return [trace];
-  const edge = {type: "scatter", mode: "lines", x: curve.step, yaxis: axis, line: {width: 0}, hoverinfo: "skip", connectgaps: true};
+  const edge = {type: "scatter", mode: "lines", x: curve.step, yaxis: axis, line: {width: 0}, hoverinfo: "skip", meta: "edge", connectgaps: true};
   return [{...edge, y: y.map((v, i) => v - below[i])}, {...edge, y: y.map((v, i) => v + above[i]), fill: "tonexty", fillcolor: faint(color, 0.18)}, trace];
 }
 
 function lawOf(arm, d, name, {color, row, axis}) {
   const made = [], {law, validation} = arm.curves;
   if (law && law.value(d).some(Number.isFinite))
-    made.push({type: "scatter", mode: "lines", x: law.step, y: law.value(d), name: escaped(name) + ", law", yaxis: axis, hovertemplate: "%{y:.4f}",
+    made.push({type: "scatter", mode: "lines", x: law.step, y: law.value(d), name: escaped(name) + ", law", yaxis: axis,
+      ...row.series.length > MOST_TOLD ? {hoverinfo: "skip"} : {hovertemplate: "%{y:.4f}"},
       line: {color: row.alone ? css("--ink") : color, width: 1.4, dash: "dash"}});
   if (validation && validation.value(d).some(Number.isFinite))
-    made.push({type: "scatter", mode: "markers", x: validation.step, y: validation.value(d), name: escaped(name) + ", validation", yaxis: axis, hovertemplate: "%{y:.4f}",
+    made.push({type: "scatter", mode: "markers", x: validation.step, y: validation.value(d), name: escaped(name) + ", validation", yaxis: axis, hovertemplate: "%{y:.4f} (step %{x})",
       marker: {symbol: "diamond-open", color, size: 8}});
   return made;
 }
@@ -109,7 +111,7 @@ const wrapped = text => escaped(text).replace(/(.{1,60})(\s|$)/g, "$1<br>").repl
 // The range of an axis: what is to be seen in the window; of a whole run without the fall of the first steps.
 function rangeOf(row, traces) {
   const [from, to] = state.window || [-Infinity, Infinity], values = [];
-  for (const trace of traces.filter(one => one.hoverinfo !== "skip")) {
+  for (const trace of traces.filter(one => one.meta !== "edge")) {
     const bars = trace.error_y;
     for (let i = 0; i < trace.x.length; i++) if (trace.x[i] >= from && trace.x[i] <= to && Number.isFinite(trace.y[i]) && (!row.panel.log || trace.y[i] > 0)) {
       values.push(trace.y[i]);
@@ -144,7 +146,7 @@ function layoutOf(height) {
   return {...lightsOf(), height: height + 80, margin: {l: narrow ? 46 : 62, r: 12, t: 26, b: 42}, showlegend: false, hovermode: state.touch || drawn().length > 16 ? "closest" : "x unified",
     dragmode: state.touch ? false : "zoom", annotations: [], shapes: [], hoverdistance: 40,
     xaxis: {gridcolor: css("--grid"), zeroline: false, title: {text: "step"}, range: state.window || [0, lastStep()], anchor: "free", position: 0, tickformat: ",d",
-      showspikes: true, spikemode: "across", spikethickness: 1, spikedash: "dot", spikecolor: css("--quiet")}};
+      unifiedhovertitle: {text: "step %{x:,d}"}, showspikes: true, spikemode: "across", spikethickness: 1, spikedash: "dot", spikecolor: css("--quiet")}};
 }
 function tracesOf(row, axis) {
   return row.panel.stacked ? stackOf(row, axis) : row.panel.journal ? journalOf(row, axis) : linesOf(row, axis);
