@@ -8,6 +8,7 @@ Legend: K domains, C datasets (one per prefix), S rows (blocks), T steps.
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,8 @@ class RankZero:
         pending = [(refit.block, refit.step, self._fits.get(refit.block, (None,))[0]) for refit in refits.pending]
         return pack(
             {"step": step, "consumed_samples": consumed_samples, "block_size": block_size,
-             "next_cut": refits.next_snapshot, "origin": origin, "journal": values_of(self.planner.regimes.entries)},
+             "next_cut": refits.next_snapshot, "origin": origin, "journal": values_of(self.planner.regimes.entries),
+             "save": secrets.token_hex(8)},  # else two saves that hold the same would have the same token
             config=self.config, domains=self.domains, schedule=self.schedule.state_dict(consumed_samples),
             planner=self.planner.to_arrays(-(-consumed_samples // block_size), self.schedule.planned),
             history=self.recorder.history.to_arrays(), pending=pending,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from ado_megatron.config import AdoConfig
 from ado_megatron.measure.metrics import read_metrics
 from ado_megatron.mixer.loader import LoaderSettings
 from ado_megatron.mixer.mixer import Mixer
+from ado_megatron.mixer.sidecar import read_sidecar
 from ado_megatron.mixer.world import World
 from ado_megatron.scaling_law import fit_process
 from ado_megatron.scaling_law.smoothing import fit_history
@@ -123,3 +125,10 @@ def assert_nothing_repeated_or_skipped(stream) -> None:
     """Each dataset's j counts 0, 1, 2, … in the order of the stream (within a block the order of j is shuffled)."""
     for dataset_id in {dataset_id for dataset_id, _ in stream}:
         assert sorted(j for c, j in stream if c == dataset_id) == list(range(sum(c == dataset_id for c, _ in stream)))
+
+
+def content_of(sidecar) -> tuple[str, dict[str, tuple]]:
+    """All that a sidecar holds but the number of its save."""
+    meta, arrays = read_sidecar(sidecar)
+    del meta["save"]
+    return json.dumps(meta, sort_keys=True), {name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()}

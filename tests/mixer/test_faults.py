@@ -159,12 +159,12 @@ def test_an_end_without_rank_ones_draw_log_is_a_sentence_and_no_fit_goes_on(tmp_
 def test_a_sidecar_of_another_save_is_refused_by_its_token(tmp_path):
     run = Run(tmp_path / "a", steps=40).start().train(10)
     token = run.mixer.save(tmp_path / "s.ado", 10, run.consumed)
-    other = Run(tmp_path / "b", config(min_share=0.02), steps=40).start().train(10)
+    other = Run(tmp_path / "b", steps=40).start().train(10)  # the same in all, but another run
     theirs = other.mixer.save(tmp_path / "theirs.ado", 10, other.consumed)
     assert token != theirs and len(token) == 16
     Run(tmp_path / "c", steps=40).mixer.load(tmp_path / "s.ado", token)
     with pytest.raises(SidecarError, match=f"is {theirs}, the checkpoint names {token}"):
-        Run(tmp_path / "c", config(min_share=0.02), steps=40).mixer.load(tmp_path / "theirs.ado", token)
+        Run(tmp_path / "c", steps=40).mixer.load(tmp_path / "theirs.ado", token)
 
 
 # ---------------------------------------------------------------- memory and time

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.kit.mixing import Run, assert_nothing_repeated_or_skipped, config
+from tests.kit.mixing import Run, assert_nothing_repeated_or_skipped, config, content_of
 from tests.kit.policies import install_policies
 
 PLAN = {"policy": "plan", "plan_gate": 0.0, "plan_kl": 0.0, "plan_max_change": 0.1}
@@ -43,7 +43,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, stop, options):
     second = Run(tmp_path / "parts", conf, steps=80).start(tmp_path / "s.ado").train(80)
     assert whole.stream == first.stream + second.stream
     whole.save(tmp_path / "a.ado"), second.save(tmp_path / "b.ado")
-    assert (tmp_path / "a.ado").read_bytes() == (tmp_path / "b.ado").read_bytes()
+    assert content_of(tmp_path / "a.ado") == content_of(tmp_path / "b.ado")
 
 
 def test_a_pair_of_probing_sums_to_the_prior_in_whole_samples(tmp_path):
