@@ -14,6 +14,7 @@ from ado_megatron.blend.epoch_caps import forecast
 from ado_megatron.errors import UserError
 from ado_megatron.option_fields import names
 from ado_megatron.report.data import Run
+from ado_megatron.tables import printable
 
 
 def law_text(run: Run, k: int) -> str:
@@ -106,6 +107,11 @@ def gap_lines(run: Run) -> list[str]:
         "written or read; tokens, n and losses leave them out"
         for gap in run.gaps
     ]
+
+
+def event_lines(run: Run) -> list[str]:
+    """Alarms and changes by hand, a line each."""
+    return [printable(f"{event.kind}, step {event.step:,}: {event.text}") for event in run.events]
 
 
 def comparable(run: Run, other: Run) -> None:

@@ -189,3 +189,11 @@ def test_the_printed_table_is_plain_and_in_a_pipe_the_same(tmp_path, run, monkey
     code = "import sys; from ado_megatron.cli import main; sys.exit(main(['report', sys.argv[1]]))"
     piped = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert piped.stdout.startswith(plain + "\n")
+
+
+def test_alarms_and_changes_by_hand_stand_under_the_table(tmp_path, capsys):
+    records = make_run(tmp_path, steps=20)
+    records.append({"type": "alarm", "step": 20, "text": "cpp: above its\x1b law", "alarm": "above_law"})
+    write_records(tmp_path, records)
+    assert cli.main(["report", str(tmp_path)]) == 0
+    assert "\nalarm, step 20: cpp: above its� law\n" in capsys.readouterr().out
