@@ -43,7 +43,7 @@ def text(answer: Answer) -> str:
         f"changed\nproposal: {describe(answer.entry)}"
     )
     lines = [head, "", text_table(_columns(answer), {"domain"})]
-    if found is not None:
+    if found is not None and np.isfinite(found.other_K).any():
         low, high = (found.target_difference + sign * Z95 * found.target_error for sign in (-1, 1))
         verdict = "cannot be told apart from none" if low <= 0 <= high else "better" if high < 0 else "worse"
         lines += ["", f"target loss {found.target_now:.4f} as it goes on, {found.target_other:.4f} as proposed: "

@@ -14,7 +14,7 @@ from ado_megatron.simulate.simulation import SimulatedRun
 from ado_megatron.whatif.command import answer
 from ado_megatron.whatif.course import Course
 from ado_megatron.whatif.outlook import Z95, outlook
-from ado_megatron.whatif.table import doubts, new_shares
+from ado_megatron.whatif.table import doubts, new_shares, text
 from tests.kit.situations import random_response, situation_of
 
 CONFIG = AdoConfig(refit_interval=100, start_step=100, ignore_steps=20, stride=5)
@@ -118,6 +118,13 @@ def test_a_domain_without_a_law_is_left_out_and_named():
     found = outlook(one, course(2000, 2000), course(1000, 3000))
     assert np.isnan(found.other_K[1]) and found.unknown == 0.5
     assert found.target_difference == pytest.approx(0.5 * found.difference_K[0])
+
+
+def test_nothing_is_said_of_the_target_where_no_law_is_identified():
+    one = situation()
+    one = dataclasses.replace(one, point=dict(one.point) | {"in_force.ok_K": np.zeros(2, bool)})
+    words = text(answer(one, {"hold": True}))
+    assert "target loss" not in words and "no law is identified for d0, d1: 100.0% of the target is left out" in words
 
 
 def test_shares_that_were_never_seen_are_named():
