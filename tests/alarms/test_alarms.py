@@ -15,7 +15,7 @@ from ado_megatron.config import AdoConfig
 from ado_megatron.scaling_law import Laws
 from ado_megatron.simulate import PowerResponse, simulate
 
-CONFIG = AdoConfig(refit_interval=100, start_step=100, ignore_steps=20, stride=5)
+CONFIG = AdoConfig(policy="ado", refit_interval=100, start_step=100, ignore_steps=20, stride=5)
 PRIOR_K = np.array([0.5, 0.3, 0.2])
 
 

@@ -17,7 +17,7 @@ from ado_megatron.whatif.outlook import Z95, outlook
 from ado_megatron.whatif.table import doubts, new_shares, text
 from tests.kit.situations import random_response, situation_of
 
-CONFIG = AdoConfig(refit_interval=100, start_step=100, ignore_steps=20, stride=5)
+CONFIG = AdoConfig(policy="ado", refit_interval=100, start_step=100, ignore_steps=20, stride=5)
 
 
 def proposals(rng, names):
