@@ -18,14 +18,15 @@ from ado_megatron.scaling_law.laws import Laws
 class PlanPoint:
     """All that decides the rows from `block` on.
 
-    The policy has not yet stepped over the row before (last_K, its samples by domain; -1 before the first row): that
-    step makes the weights of `block`, so it is taken under the laws of `block`. held_K: the weights that an operator
+    The policy has not yet stepped over the row before (last_K, its samples by domain): that step makes the weights of
+    `block`, so it is taken under the laws of `block`. Where no row is before (None, as in a new run) `state` has these
+    weights. held_K: the weights that an operator
     has stopped at; None: none.
     """
 
     block: int
     state: PolicyState
-    last_K: np.ndarray
+    last_K: np.ndarray | None
     credit_C: np.ndarray
     laid_out_C: np.ndarray
     laws: Laws | None
@@ -34,12 +35,12 @@ class PlanPoint:
     @classmethod
     def new(cls, state: PolicyState, laid_out_C: np.ndarray, laws: Laws | None = None) -> PlanPoint:
         """Where a run begins at block state.step, after laid_out_C samples of each dataset, with nobody owed any."""
-        nothing_K, credit_C = np.full_like(state.samples_K, -1), np.zeros(len(laid_out_C))
-        return cls(state.step, state, nothing_K, credit_C, laid_out_C, laws)
+        return cls(state.step, state, None, np.zeros(len(laid_out_C)), laid_out_C, laws)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Every field as an array, for a checkpoint."""
-        arrays = {"block": np.int64(self.block), "last_K": self.last_K}
+        none_K = np.full_like(self.state.samples_K, -1)  # what the file says for None
+        arrays = {"block": np.int64(self.block), "last_K": none_K if self.last_K is None else self.last_K}
         arrays |= {"credit_C": self.credit_C, "laid_out_C": self.laid_out_C}
         arrays |= nest("state.", self.state.to_arrays())
         if self.held_K is not None:
@@ -52,7 +53,8 @@ class PlanPoint:
     def from_arrays(cls, arrays: dict[str, np.ndarray], transfer: float) -> PlanPoint:
         """transfer: that of laws that were saved before laws had one."""
         state, laws = unnest("state.", arrays), unnest("laws.", arrays)
+        last_K = None if (arrays["last_K"] < 0).any() else arrays["last_K"].copy()
         return cls(
-            int(arrays["block"]), PolicyState.from_arrays(state), arrays["last_K"].copy(), arrays["credit_C"].copy(),
+            int(arrays["block"]), PolicyState.from_arrays(state), last_K, arrays["credit_C"].copy(),
             arrays["laid_out_C"].copy(), Laws.from_arrays(laws, transfer) if laws else None, arrays.get("held_K"),
         )  # fmt: skip

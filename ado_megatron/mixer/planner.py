@@ -176,7 +176,7 @@ class Planner:
         row, own = 0, at.block == 0
         while row < num_rows:
             before = state
-            if last_K[0] >= 0:
+            if last_K is not None:
                 state, own = regime.policy.step(state, laws, last_K), True
             # A state that was not made by this policy may have weights of its own, for one block.
             until = regime.policy.constant_until(state, laws, state.step + num_rows - row) if own else state.step + 1
@@ -210,11 +210,11 @@ class Planner:
 
     def _settled(self, at: PlanPoint) -> PlanPoint:
         """The same point after the policy's step over the row before it."""
-        if at.last_K[0] < 0:
+        if at.last_K is None:
             return at
         held_K = self._held_K(at, self.regimes.at(at.block))
         state = self.regimes.at(at.block).policy.step(at.state, at.laws, at.last_K)
-        return dataclasses.replace(at, state=state, last_K=np.full_like(at.last_K, -1), held_K=held_K)
+        return dataclasses.replace(at, state=state, last_K=None, held_K=held_K)
 
     def _point(self, block: int) -> PlanPoint:
         """What decided the rows from `block` on, which is planned or next: the recursion, run again from its begin."""

@@ -177,7 +177,7 @@ class Saved:
             begins, at = [], points[0]
             if at.block == 0:  # nothing was drawn: the policy begins as in a new run
                 at = dataclasses.replace(at, state=policy.initial_state())
-            elif at.last_K[0] < 0:  # no step of this policy makes the weights of the next row
+            elif at.last_K is None:  # no step of this policy makes the weights of the next row
                 at = dataclasses.replace(at, state=at_block(policy, at.state))
         pairs = zip(arrays["blocks_S"], arrays["weights_Sx2xK"], strict=True)
         return SavedPlan(

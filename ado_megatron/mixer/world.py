@@ -1,4 +1,4 @@
-"""The only module that talks to torch.distributed.
+"""Where ranks talk: of all wings but hosts/ and trainer/, the only module that calls torch.distributed.
 
 All topology is one boolean: a rank `contributes` when the losses it measures belong in the world's sum (last pipeline
 stage, first tensor rank, first sequence-parallel rank; every data- and context-parallel rank). Then one sum over the

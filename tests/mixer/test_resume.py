@@ -69,8 +69,7 @@ def saved_at(block, planner, to):
 def one_by_one(planner, num_rows):
     """The rows to come, by one `step` and one `apportion` a row."""
     at, rows = planner._at, []
-    state, credit_C = at.state, at.credit_C
-    counts_K = None if at.last_K[0] < 0 else at.last_K
+    state, credit_C, counts_K = at.state, at.credit_C, at.last_K
     for _ in range(num_rows):
         if counts_K is not None:
             state = planner.policy.step(state, planner.laws, counts_K)
