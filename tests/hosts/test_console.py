@@ -1,8 +1,6 @@
 """What a user reads: lines marked once, an end in one sentence, warnings of every rank."""
 
 import io
-import logging
-import subprocess
 import sys
 
 import pytest
@@ -10,7 +8,6 @@ import torch
 
 from ado_megatron.errors import UserError
 from ado_megatron.hosts import console
-from tests.kit.host_runs import ROOT
 from tests.kit.ranks import run_ranks
 
 
@@ -71,20 +68,3 @@ def test_before_the_ranks_know_each_other_one_a_node_speaks(local_rank, printed,
     with pytest.raises(SystemExit) as leaving:
         console.end_with(UserError("no such script"))
     assert leaving.value.code == 2 and capsys.readouterr().err.count("error: no such script") == printed
-
-
-WARN = """
-import logging
-from ado_megatron.hosts import console
-logging.basicConfig(level=logging.CRITICAL, format="%(message)s")
-console.print_warnings(), console.print_warnings()
-logging.getLogger("ado_megatron.files").warning("the board cannot be written")
-logging.getLogger("ado_megatron.files").info("no news")
-"""
-
-
-def test_warnings_are_printed_once_with_their_rank_whatever_the_framework_sets():
-    done = subprocess.run([sys.executable, "-c", WARN], cwd=ROOT, capture_output=True, text=True,
-                          env={"RANK": "3", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"})  # fmt: skip
-    assert (done.stdout, done.stderr) == ("", "ado: rank 3: the board cannot be written\n")
-    assert not logging.getLogger("ado_megatron").handlers, "this process was left alone"

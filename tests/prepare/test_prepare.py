@@ -2,31 +2,17 @@
 import gzip
 import json
 import os
-import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sentencepiece
-import zstandard
 
 from ado_megatron import cli
 from ado_megatron.prepare import command as prepare
 from ado_megatron.prepare.documents import Files, digest, in_validation
 from ado_megatron.prepare.encode import Encoder, chunks
-from ado_megatron.prepare.tokenizer import train_sentencepiece
-
-WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu".split()
-
-
-def texts(number, seed=0, words=60):
-    draw = random.Random(seed)
-    return [f"{i} " + " ".join(draw.choice(WORDS) for _ in range(words)) + "\n  end\t.\n" for i in range(number)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return train_sentencepiece(texts(60), 320)
+from tests.kit.documents import run, texts, write_jsonl
 
 
 @pytest.fixture
@@ -34,23 +20,6 @@ def model_file(tmp_path, tokenizer):
     path = tmp_path / "given.model"
     path.write_bytes(tokenizer.data)
     return path
-
-
-def write_jsonl(path, documents, key="text"):
-    lines = "".join(json.dumps({key: text}) + "\n" for text in documents).encode()
-    if path.name.endswith(".gz"):
-        lines = gzip.compress(lines)
-    if path.name.endswith(".zst"):  # two frames, as tools that append write them
-        half = lines.index(b"\n", len(lines) // 2) + 1
-        lines = zstandard.compress(lines[:half]) + zstandard.compress(lines[half:])
-    path.write_bytes(lines)
-    return path
-
-
-def run(tmp_path, model_file, *domains, more=()):
-    words = [word for domain in domains for word in ("--domain", domain)]
-    line = ["prepare", *words, "--out", str(tmp_path / "out"), "--tokenizer", str(model_file), "--workers", "1", *more]
-    return cli.main(line)
 
 
 def documents_of(prefix):

@@ -1,44 +1,12 @@
 """Tokenizers: given files, damaged ones, and one that is trained."""
 
-import gzip
-import json
-import random
 
 import pytest
-import zstandard
 
 from ado_megatron import cli
 from ado_megatron.errors import UserError
 from ado_megatron.prepare.tokenizer import TokenizerFile, load, train_sentencepiece
-
-WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu".split()
-
-
-def texts(number, seed=0, words=60):
-    draw = random.Random(seed)
-    return [f"{i} " + " ".join(draw.choice(WORDS) for _ in range(words)) + "\n  end\t.\n" for i in range(number)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return train_sentencepiece(texts(60), 320)
-
-
-def write_jsonl(path, documents, key="text"):
-    lines = "".join(json.dumps({key: text}) + "\n" for text in documents).encode()
-    if path.name.endswith(".gz"):
-        lines = gzip.compress(lines)
-    if path.name.endswith(".zst"):  # two frames, as tools that append write them
-        half = lines.index(b"\n", len(lines) // 2) + 1
-        lines = zstandard.compress(lines[:half]) + zstandard.compress(lines[half:])
-    path.write_bytes(lines)
-    return path
-
-
-def run(tmp_path, model_file, *domains, more=()):
-    words = [word for domain in domains for word in ("--domain", domain)]
-    line = ["prepare", *words, "--out", str(tmp_path / "out"), "--tokenizer", str(model_file), "--workers", "1", *more]
-    return cli.main(line)
+from tests.kit.documents import texts, write_jsonl
 
 
 def test_damaged_tokenizers_are_refused(tmp_path, capsys):
