@@ -20,8 +20,7 @@ class PlanPoint:
 
     The policy has not yet stepped over the row before (last_K, its samples by domain): that step makes the weights of
     `block`, so it is taken under the laws of `block`. Where no row is before (None, as in a new run) `state` has these
-    weights. held_K: the weights that an operator
-    has stopped at; None: none.
+    weights. held_K: the weights that an operator has stopped at; None: none.
     """
 
     block: int
