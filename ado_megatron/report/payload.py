@@ -95,10 +95,10 @@ def _arm(arm: Arm, made: dict[str, Curve], first: Arm, columns: Columns, block: 
 
 
 def told(run: Run) -> list[Event]:
-    """What the page tells of a run: validations are in its curves; alarms and changes are never left out."""
+    """What the page tells of a run: validations are in its curves, changes are never left out."""
     found = [event for event in events(run) if event.kind != "validation"]
     spare = len(found) - MOST_EVENTS
-    return [event for place, event in enumerate(found) if place >= spare or event.kind in ("alarm", "change")]
+    return [event for place, event in enumerate(found) if place >= spare or event.kind == "change"]
 
 
 def _gap(arm: Arm, first: Arm, columns: Columns, block: Block) -> dict[str, Any]:

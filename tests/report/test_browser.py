@@ -238,10 +238,11 @@ def test_a_thousand_domains_are_grouped_searched_and_fit_a_phone(browser, tmp_pa
 def test_a_change_of_an_operator_is_a_line_through_all_panels_and_a_row_of_the_journal(browser, tmp_path):
     records = make_run(tmp_path, steps=300)
     change = {"type": "change", "step": 90, "id": 1, "block": 100, "who": "ann", "when": ""}
-    change["what"] = {"pins": {"cpp": 0.3}}
+    change |= {"what": {"pins": {"cpp": 0.3}}, "before": {"pins": {"cpp": None}}}
     write_records(tmp_path, [*records[:30], change, *records[30:]])
     shown = Shown(browser, page_of(tmp_path, [[tmp_path]]))
     shapes = shown.js("return document.getElementById('chart').layout.shapes")
     lines = [shape for shape in shapes if shape["yref"] == "paper"]
     assert [(line["x0"], line["x1"], line["y0"], line["y1"]) for line in lines] == [(90, 90, 0, 1)]
-    assert "pins cpp=0.3, from block 100 on, by ann" in shown.js("return document.getElementById('journal').innerText")
+    journal = shown.js("return document.getElementById('journal').innerText")
+    assert "cpp: pin 0.3 (was none), from block 100 on, by ann" in journal

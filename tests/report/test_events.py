@@ -5,7 +5,8 @@ from ado_megatron.report.payload import MOST_EVENTS, told
 from ado_megatron.report.read import read_run
 from tests.kit.runs import make_run, write_records
 
-CHANGE = {"type": "change", "step": 5, "id": 1, "block": 9, "who": "ann", "when": "", "what": {"hold": True}}
+CHANGE = {"type": "change", "step": 5, "id": 1, "block": 9, "who": "ann", "when": "", "what": {"hold": True},
+          "before": {"hold": False}}  # fmt: skip
 
 
 def test_alarms_changes_fits_gaps_and_validations_in_order(tmp_path):
@@ -29,7 +30,7 @@ def test_alarms_changes_fits_gaps_and_validations_in_order(tmp_path):
     assert "the old laws stay: out of memory" in texts and any(text.startswith("mean loss") for text in texts)
 
 
-def test_alarms_and_changes_are_never_left_out(tmp_path):
+def test_changes_are_never_left_out(tmp_path):
     records = make_run(tmp_path, steps=20)
     gap = {"type": "gap", "step": 10, "from_step": 5, "records": 1}
     write_records(tmp_path, [*records[:2], CHANGE, *[gap] * (MOST_EVENTS + 9), *records[4:]])

@@ -143,7 +143,7 @@ function lightsOf() {
 
 function layoutOf(height) {
   const narrow = element("chart").clientWidth < 560;
-  return {...lightsOf(), height: height + 80, margin: {l: narrow ? 46 : 62, r: 12, t: 26, b: 42}, showlegend: false, hovermode: state.touch || drawn().length > 16 ? "closest" : "x unified",
+  return {...lightsOf(), height: height + 80, margin: {l: narrow ? 52 : 66, r: 12, t: 26, b: 42}, showlegend: false, hovermode: state.touch || drawn().length > 16 ? "closest" : "x unified",
     dragmode: state.touch ? false : "zoom", annotations: [], shapes: [], hoverdistance: 40,
     xaxis: {gridcolor: css("--grid"), zeroline: false, title: {text: "step"}, range: state.window || [0, lastStep()], anchor: "free", position: 0, tickformat: ",d",
       unifiedhovertitle: {text: "step %{x:,d}"}, showspikes: true, spikemode: "across", spikethickness: 1, spikedash: "dot", spikecolor: css("--quiet")}};
