@@ -86,10 +86,15 @@ class MetricsWriter:
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append one object; `step` counts the steps done when it was made."""
-        line = encoded({"type": kind, "step": step} | values)
-        self._waiting.append((step, line))
-        self._waiting_bytes += len(line)
-        if not self._effort.attempt(self._write_out):
+        self.write_all(kind, [(step, values)])
+
+    def write_all(self, kind: str, records: list[tuple[int, dict[str, Any]]]) -> None:
+        """Append objects, (step, values) each, at one go."""
+        for step, values in records:
+            line = encoded({"type": kind, "step": step} | values)
+            self._waiting.append((step, line))
+            self._waiting_bytes += len(line)
+        if records and not self._effort.attempt(self._write_out):
             self._bound()
 
     def close(self) -> None:
@@ -185,15 +190,31 @@ class StepGroups:
 
         samples_K: samples of the step. sums_Kx2: (loss sum in nats, tokens).
         """
-        self._steps += 1
-        self._sums_Kx2 += sums_Kx2
-        self._counts_K += samples_K
-        return self.flush() if (step + 1) % self._interval == 0 else None
+        ended = self.extend(np.array([step]), samples_K[None], sums_Kx2[None])
+        return ended[0][1] if ended else None
+
+    def extend(
+        self, step_T: np.ndarray, samples_TxK: np.ndarray, sums_TxKx2: np.ndarray
+    ) -> list[tuple[int, dict[str, Any]]]:
+        """Add steps, in order, as `add` would one by one: (row, values) of those that end an interval."""
+        ended: list[tuple[int, dict[str, Any]]] = []
+        first = 0
+        for stop in [*(np.flatnonzero((step_T + 1) % self._interval == 0) + 1).tolist(), len(step_T)]:
+            if stop > first:
+                self._steps += stop - first
+                # a row after the other, so that the sums are those of `add`
+                for total, part in ((self._sums_Kx2, sums_TxKx2), (self._counts_K, samples_TxK)):
+                    np.add.reduce(np.concatenate([total[None], part[first:stop]]), axis=0, out=total)
+            if stop > first and (step_T[stop - 1] + 1) % self._interval == 0:
+                ended.append((stop - 1, self._flushed()))
+            first = stop
+        return ended
 
     def flush(self) -> dict[str, Any] | None:
         """What was collected since the last object, or None when that is nothing. loss_K: mean over tokens, in nats."""
-        if self._steps == 0:
-            return None
+        return self._flushed() if self._steps else None
+
+    def _flushed(self) -> dict[str, Any]:
         loss_K, tokens_K = self._sums_Kx2.T
         mean_K = np.divide(loss_K, tokens_K, out=np.full(self._num_domains, np.nan), where=tokens_K > 0)
         values = {"steps": self._steps, "counts_K": self._counts_K, "tokens_K": tokens_K, "loss_K": mean_K}

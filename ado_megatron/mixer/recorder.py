@@ -51,8 +51,13 @@ class Recorder:
         samples_TxK = n_TxK - self._n_TxK(before_T)
         self._measured = self._measured[0] + samples_TxK.sum(0), self._measured[1] + sums_TxKx2[:, :, 1].sum(0)
         self.history.extend(step_T, n_TxK, sums_TxKx2[:, :, 0], sums_TxKx2[:, :, 1])
-        for t, (step, _, after) in enumerate(steps):
-            self._write_steps(step + 1, after, self._groups.add(step, samples_TxK[t], sums_TxKx2[t]))
+        ended = self._groups.extend(step_T, samples_TxK, sums_TxKx2)
+        drawn_SxC = self._schedule.cumulative_many(after_T[[t for t, _ in ended]])
+        lines = [
+            (int(step_T[t]) + 1, values | self._where(int(after_T[t]), drawn_C))
+            for (t, values), drawn_C in zip(ended, drawn_SxC, strict=True)
+        ]
+        self.metrics.write_all("step", lines)
         # The last measured block may go on (batch ramp), and metrics may still ask for its weights.
         self._planner.forget_before(steps[-1][2] // self._planner.block_size - 1)
 
@@ -66,18 +71,20 @@ class Recorder:
 
     def flush(self, step: int, consumed_samples: int) -> None:
         """Write the steps of an unfinished logging interval (before a checkpoint, at the end)."""
-        self._write_steps(step, consumed_samples, self._groups.flush())
+        values = self._groups.flush()
+        if values is not None:
+            where = self._where(consumed_samples, self._schedule.cumulative(consumed_samples))
+            self.metrics.write("step", step, **values, **where)
 
-    def _write_steps(self, step: int, consumed_samples: int, values: dict[str, Any] | None) -> None:
-        if values is None:
-            return
+    def _where(self, consumed_samples: int, drawn_C: np.ndarray) -> dict[str, Any]:
+        """What a line says of the position at its end. drawn_C: samples of each dataset up to there."""
         block = max(consumed_samples - 1, 0) // self._planner.block_size
-        values |= {"consumed_samples": consumed_samples, "weights_K": self._planner.weights_K(block)}
+        values: dict[str, Any] = {"consumed_samples": consumed_samples, "weights_K": self._planner.weights_K(block)}
         values["time"] = round(time.time(), 3)  # when it was written: at a reduction, not at the step
-        values["epochs_C"] = self._schedule.cumulative(consumed_samples) / np.maximum(self._domains.lengths_C, 1)
+        values["epochs_C"] = drawn_C / np.maximum(self._domains.lengths_C, 1)
         if self._config.shadow:
             values["shadow_weights_K"] = self._planner.shadow_K(block)
-        self.metrics.write("step", step, **values)
+        return values
 
     def write_fit(self, step: int, history_steps: int, applies_at_block: int, outcome: FitOutcome) -> None:
         """One object a fit: the laws with their diagnostics, how long it took and how long the training waited; of very

@@ -37,10 +37,13 @@ class RefitSchedule:
 
     def snapshot_after(self, block: int) -> int:
         """The next block after which a snapshot is taken: every refit, and every refit_interval blocks in any case."""
-        block += 1
-        while block % self._config.refit_interval and not self._config.refit_at(block) and block not in self._extra:
-            block += 1
-        return block
+        interval, early = self._config.refit_interval, self._config.value("start_step")
+        following = (block // interval + 1) * interval
+        while 0 < early <= block:
+            early *= 2
+        if block < early < following and self._config.refit_at(early):
+            following = early
+        return min([following, *(extra for extra in self._extra if extra > block)])
 
     def add(self, blocks: Iterable[int], blocks_done: int) -> None:
         """Take snapshots after these blocks, too, but for those that are past."""

@@ -80,47 +80,59 @@ class LossHistory:
         self.last_step = int(step_T[-1])
         n_TxK = np.asarray(n_TxK, np.float64)
         if not self.binned:
-            for t, step in enumerate(step_T.tolist()):
-                self._append_row(step, n_TxK[t], loss_sum_TxK[t], tokens_TxK[t])
+            self._append_rows(step_T, n_TxK, loss_sum_TxK, tokens_TxK)
             return
         with np.errstate(invalid="ignore"):  # a loss that is not finite and positive counts as absent
             seen_TxK = (tokens_TxK > 0) & np.isfinite(tokens_TxK) & np.isfinite(loss_sum_TxK) & (loss_sum_TxK > 0)
         tokens_TxK, loss_sum_TxK = np.where(seen_TxK, tokens_TxK, 0.0), np.where(seen_TxK, loss_sum_TxK, 0.0)
-        weighted_TxK, total_T = tokens_TxK * n_TxK, n_TxK.sum(1)
-        for t, step in enumerate(step_T.tolist()):
-            self._append_bin(step, weighted_TxK[t], total_T[t], loss_sum_TxK[t], tokens_TxK[t])
+        sums = {"n": tokens_TxK * n_TxK, "loss": loss_sum_TxK, "tokens": tokens_TxK, "total": n_TxK.sum(1)}
+        sums["steps"] = np.ones(len(step_T), np.int64)
+        first = int(np.searchsorted(step_T, self.ignore_steps))
+        while first < len(step_T):
+            while step_T[first] // self.width >= self.max_bins:
+                self._halve()
+            stop = int(np.searchsorted(step_T, self.width * self.max_bins))
+            self._append_bins(step_T[first:stop], {name: value[first:stop] for name, value in sums.items()})
+            first = stop
 
-    def _append_row(self, step: int, n_K: np.ndarray, loss_sum_K: np.ndarray, tokens_K: np.ndarray) -> None:
-        """A row of its own; a domain without tokens repeats its last loss (at first the mean of all domains)."""
-        row = self._new_row(step)
-        seen_K = tokens_K > 0
-        if self._rows > 1:
-            absent_K = self._loss[row - 1]
-        else:
-            total = tokens_K[seen_K].sum()
-            absent_K = np.full(self.num_domains, loss_sum_K[seen_K].sum() / total if total > 0 else np.nan)
-        self._loss[row] = np.where(seen_K, loss_sum_K / np.where(seen_K, tokens_K, 1.0), absent_K)
-        self._n[row], self._tokens[row], self._last[row] = n_K, tokens_K, step
-        self._total[row], self._steps[row] = n_K.sum(), 1
-
-    def _append_bin(
-        self, step: int, weighted_K: np.ndarray, total: float, loss_sum_K: np.ndarray, tokens_K: np.ndarray
+    def _append_rows(
+        self, step_T: np.ndarray, n_TxK: np.ndarray, loss_sum_TxK: np.ndarray, tokens_TxK: np.ndarray
     ) -> None:
-        """Sums of the step go to its bin."""
-        if step < self.ignore_steps:
-            return
-        while step // self.width >= self.max_bins:
-            self._halve()
-        start = step // self.width * self.width
+        """A row a step; a domain without tokens repeats its last loss (at first the mean of all domains)."""
+        first, seen_TxK = self._rows, tokens_TxK > 0
+        for step in step_T.tolist():
+            self._new_row(step)
+        if first:
+            absent_K = self._loss[first - 1]
+        else:
+            total = tokens_TxK[0][seen_TxK[0]].sum()
+            absent_K = np.full(
+                self.num_domains, loss_sum_TxK[0][seen_TxK[0]].sum() / total if total > 0 else np.nan
+            )  # fmt: skip
+        loss_TxK = loss_sum_TxK / np.where(seen_TxK, tokens_TxK, 1.0)
+        last_TxK = np.maximum.accumulate(np.where(seen_TxK, np.arange(len(step_T))[:, None], -1), axis=0)
+        repeated_TxK = np.take_along_axis(loss_TxK, np.maximum(last_TxK, 0), axis=0)
+        rows = slice(first, self._rows)
+        self._loss[rows] = np.where(last_TxK < 0, absent_K, repeated_TxK)
+        self._n[rows], self._tokens[rows], self._last[rows] = n_TxK, tokens_TxK, step_T
+        self._total[rows], self._steps[rows] = n_TxK.sum(1), 1
+
+    def _append_bins(self, step_T: np.ndarray, sums: dict[str, np.ndarray]) -> None:
+        """Sums of steps go to their bins, which are of the present width; of the first one, which may have a row
+        already, they are added to it step by step."""
+        start_T = step_T // self.width * self.width
+        first_R = np.flatnonzero(np.diff(start_T, prepend=-1))
         row = self._rows - 1
-        if row < 0 or self._step[row] != start:
-            row = self._new_row(start)
-        self._n[row] += weighted_K
-        self._loss[row] += loss_sum_K
-        self._tokens[row] += tokens_K
-        self._total[row] += total
-        self._steps[row] += 1
-        self._last[row] = step
+        if row < 0 or self._step[row] != start_T[0]:
+            row = self._new_row(int(start_T[0]))
+        for start in start_T[first_R[1:]].tolist():
+            self._new_row(start)
+        for name, value in sums.items():
+            array = getattr(self, "_" + name)
+            value[0] += array[row]
+            for r, part in enumerate(np.split(value, first_R[1:])):
+                array[row + r] = _sum_in_order(part)
+        self._last[row : row + len(first_R)] = step_T[np.append(first_R[1:], len(step_T)) - 1]
 
     def _new_row(self, step: int) -> int:
         """An empty row that starts at `step`; the arrays double when they are full."""
@@ -181,3 +193,8 @@ class LossHistory:
         return history
 
 
+def _sum_in_order(value_TxK: np.ndarray) -> np.ndarray:
+    """The rows added one after the other; numpy adds a single column in another order, whose last bits differ."""
+    if value_TxK[0].size > 1:
+        return np.add.reduce(value_TxK, axis=0)
+    return np.add.accumulate(value_TxK, axis=0)[-1]

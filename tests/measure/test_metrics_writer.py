@@ -7,6 +7,8 @@ import resource
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ado_megatron.measure.metrics import read_metrics
 from ado_megatron.measure.metrics_writer import (
@@ -259,3 +261,36 @@ def test_a_run_of_any_length_and_number_of_domains_writes_within_bounds():
         fits = steps // 1000
         assert fits / fits_between(domains, fits) * domains <= MOST_FIT_CELLS
     assert fits_between(22, 20_000) == 1
+
+
+@given(st.integers(1, 7), st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
+def test_many_steps_at_once_make_the_objects_that_single_steps_make(interval, pieces, seed):
+    rng, single, many = np.random.default_rng(seed), StepGroups(3, interval), StepGroups(3, interval)
+    step_T = np.flatnonzero(rng.uniform(size=4 * sum(pieces)) < 0.8)[: sum(pieces)]  # a run may skip steps
+    first = 0
+    for size in pieces:
+        steps_P = step_T[first : first + size]
+        samples_PxK, sums_PxKx2 = rng.integers(0, 9, (len(steps_P), 3)), rng.uniform(0, 9, (len(steps_P), 3, 2))
+        made = many.extend(steps_P, samples_PxK, sums_PxKx2)
+        one_by_one = [(p, single.add(int(step), samples_PxK[p], sums_PxKx2[p])) for p, step in enumerate(steps_P)]
+        wanted = [(p, values) for p, values in one_by_one if values is not None]
+        assert [p for p, _ in made] == [p for p, _ in wanted]
+        for (_, ours), (_, theirs) in zip(made, wanted, strict=True):
+            for name in theirs:
+                np.testing.assert_array_equal(ours[name], theirs[name])
+        first += size
+
+
+def test_lines_written_at_one_go_are_those_written_singly(tmp_path):
+    for name in ("one", "many"):
+        writer = MetricsWriter(tmp_path / name, {})
+        writer.start(0)
+        records = [(step, {"loss": step / 2}) for step in range(1, 4)]
+        if name == "many":
+            writer.write_all("step", records)
+            writer.write_all("step", [])
+        else:
+            for step, values in records:
+                writer.write("step", step, **values)
+        writer.close()
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()

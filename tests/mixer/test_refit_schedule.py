@@ -59,3 +59,14 @@ def test_a_reader_never_needs_a_row_that_is_not_published(fit_lag, lookahead, in
             refits.take(done)
         while refits.pop_due(done) is not None:
             published = refits.planned_until
+
+
+@given(st.integers(1, 40), st.integers(0, 60), st.booleans(), st.sampled_from(["ado", "static"]))
+def test_the_next_snapshot_is_the_first_block_that_is_a_refit_or_a_multiple_of_the_interval(
+    interval, start, early, policy
+):  # fmt: skip
+    config = AdoConfig(refit_interval=interval, start_step=start, early_refits=early, policy=policy).resolved()
+    refits = RefitSchedule(config, 0, 1)
+    for block in range(100):
+        wanted = next(b for b in range(block + 1, 1000) if b % interval == 0 or config.refit_at(b))
+        assert refits.snapshot_after(block) == wanted

@@ -5,6 +5,8 @@ Legend: K domains, T steps.
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ado_megatron import profiles
 from ado_megatron.config import AdoConfig
@@ -99,3 +101,19 @@ def test_many_steps_at_once_are_what_they_are_one_by_one(smoothing):
         np.testing.assert_array_equal(many.to_arrays()[name], value, err_msg=name)
     with pytest.raises(ValueError, match=f"step {step_T[-1]} is not after step {step_T[-1]}"):
         many.extend(step_T[-1:], n_TxK[-1:], loss_TxK[-1:], tokens_TxK[-1:])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(64, 70), st.integers(0, 5), st.integers(1, 400))
+def test_many_steps_at_once_are_the_same_to_the_last_bit(seed, max_bins, ignore_steps, steps):
+    rng = np.random.default_rng(seed)
+    options = AdoConfig(smoothing="bins", stride=1, max_bins=max_bins, ignore_steps=ignore_steps).resolved()
+    step_T = np.flatnonzero(rng.uniform(size=steps) < 0.8)
+    n_TxK, loss_TxK = rng.uniform(0, 9, (2, len(step_T), 3))
+    tokens_TxK = rng.integers(0, 3, (len(step_T), 3)).astype(float)
+    single, many = LossHistory(3, options), LossHistory(3, options)
+    for t, step in enumerate(step_T.tolist()):
+        single.append(step, n_TxK[t], n_TxK[t], loss_TxK[t], tokens_TxK[t])
+    for part in np.array_split(np.arange(len(step_T)), int(rng.integers(1, 5))):
+        many.extend(step_T[part], n_TxK[part], loss_TxK[part], tokens_TxK[part])
+    for name, value in single.to_arrays().items():
+        np.testing.assert_array_equal(many.to_arrays()[name], value, err_msg=name)
