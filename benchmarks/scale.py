@@ -130,7 +130,7 @@ def fits(sizes: list[int]) -> list[Line]:
     """A fit of 1,024 points a domain, in its process beside the training."""
     lines = []
     for K in sizes:
-        cut = filled_history(K, CONFIG.resolved().max_bins).cut(10**9)
+        cut = filled_history(K, CONFIG.resolved().max_bins).snapshot(10**9)
         spent = seconds(lambda cut=cut: fit_history(cut, CONFIG.resolved()), 1)
         lines.append(Line("fit, beside the training", "K", K, spent, "s"))
     return extrapolated(lines, [10_000, 32_767])
@@ -148,7 +148,7 @@ def metrics(pairs: list[tuple[int, int]], folder: Path) -> list[Line]:
         recorder.record([(0, 0, BLOCK)], sums_1xKx2)
         recorder.flush(1, BLOCK)
         line = path.stat().st_size - header
-        laws = fit_history(filled_history(min(K, 22), 64).cut(10**9), CONFIG.resolved()).to_arrays()
+        laws = fit_history(filled_history(min(K, 22), 64).snapshot(10**9), CONFIG.resolved()).to_arrays()
         whole = {name: np.resize(value, (K, *value.shape[1:])) for name, value in laws.items() if value.ndim}
         recorder.metrics.write("fit", 1, **whole)
         fit = path.stat().st_size - header - line

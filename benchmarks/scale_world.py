@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
+import sys
 import tempfile
 import threading
 import time
@@ -25,16 +27,19 @@ from typing import Any
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests' own fit without a process
+
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
-from ado_megatron.mixer import node_table, stop_notice
+from ado_megatron.mixer import node_table, rank_zero, stop_notice
 from ado_megatron.mixer.loader import LoaderSettings
 from ado_megatron.mixer.mixer import Mixer
 from ado_megatron.mixer.world import Traffic, World
 from ado_megatron.stream.sample_key import pack_key
+from tests.kit.mixing import FitInPlace
 
 ON_NODE = 8
-PATIENCE = 600.0  # seconds that a rank waits for the others
+PATIENCE = 120.0  # seconds that a rank waits for the others
 
 
 class Hub:
@@ -163,6 +168,7 @@ class Simulation:
             mixer.start()
             for step in range(self.steps):
                 each_step(mixer, step)
+                mixer.world.hub.meet(rank, None, lambda parts: None)  # the training's own collectives keep step
                 # the dataset that the loader would have read; of one rank, since laying a block out is the loader's
                 dataset = keys.locate(step * self.ranks + rank)[0]
                 key_B, loss_BxL = torch.tensor([pack_key(step * self.ranks + rank, dataset)]), torch.full((1, 4), 3.0)
@@ -228,6 +234,7 @@ def faults(ranks: int, domains: int, folder: Path) -> dict[str, Any]:
             mixer.draw_log = SimpleNamespace(failure="the disk is full")
         time.sleep(0.01)
 
+    stop_notice._numbers = itertools.repeat(0)  # of notices in a process, and here all ranks are one
     stop_notice.LOOK_EVERY = 0.02  # else so many quick steps are made until all have looked
     found["a draw log that cannot be written"] = Simulation(ranks, domains, 40, folder / "log").run(fail_to_write)
     result = {}
@@ -248,6 +255,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
+    rank_zero.Fit = FitInPlace  # steps are too short to fit beside them
     with tempfile.TemporaryDirectory(prefix="ado-world-") as name:
         sizes = sorted({max(ON_NODE, options.ranks // part) for part in (100, 10, 1)})
         runs = [healthy(n, options.domains, options.steps, Path(name) / str(n)) for n in sizes]

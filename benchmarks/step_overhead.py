@@ -7,11 +7,13 @@
 
 One engine trains one model. Every pair is two optimizer steps, in an order that alternates: one on batches of
 megatron-core's BlendedDataset with no measuring, one on batches of the adaptive blend over the same GPTDatasets with
-the meter and the mixer's calls. Printed: the ratio of their times (10 % trimmed mean, bootstrap 95 % interval), what a
-cut and a publication add per step when they come every 1,000 steps, collectives and bytes, the meter's own time, and
-memory held.
+the meter and the mixer's calls. Printed: the ratio of their times (10 % trimmed mean, bootstrap 95 % interval),
+collectives and bytes, the meter's own time, and memory held. Then the hiccup: steps around a refit of 1,000 blocks as
+a run makes them (the blocks before are counted, not trained on), the longest against the median, in which step it
+came, and what snapshot, publication and, within that, the wait for a late fit took; beside it as many steps of the
+static blend, which has no refit. `--policy static` measures our static arm instead of the adaptive one.
 
-Legend: K domains, B samples of a micro-batch, L tokens, N pairs.
+Legend: K domains, B samples of a micro-batch, L tokens, N pairs, S steps.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from megatron.core.datasets.utils import Split
 
 from ado_megatron.config import AdoConfig
+from ado_megatron.scaling_law.fit_process import Fit
 from ado_megatron.stream.sample_key import pack_key
 from ado_megatron.trainer import parallel
 from ado_megatron.trainer.check_data import check_data
@@ -41,6 +44,7 @@ from ado_megatron.trainer.loop import Trainer
 from ado_megatron.trainer.options import TrainerOptions
 
 INTERVAL = 1000  # steps between two refits, as the paper has it
+AROUND = 15  # steps before and after what a refit does
 
 
 def write_domains(folder: Path, num_domains: int, samples: int, seq_length: int, vocab_size: int) -> list[str]:
@@ -107,7 +111,7 @@ class NoMixer:
 
 
 def measure_pairs(trainer: Trainer, static, warm_up: int, pairs: int) -> np.ndarray:
-    """seconds_Nx2 of the (static, adaptive) step of every pair; neither holds a cut."""
+    """seconds_Nx2 of the (static, adaptive) step of every pair; neither holds a refit."""
     arms = [(static, NoMixer(), None), (trainer.batches, trainer.mixer, trainer.loss.on_train)]
     seconds_Nx2 = np.zeros((warm_up + pairs, 2))
     for step in range(warm_up + pairs):
@@ -132,15 +136,41 @@ def trimmed_ratio(seconds_Nx2: np.ndarray, samples: int = 4000) -> tuple[float, 
     return float(centre(log_N)), float(low), float(high)
 
 
-def measure_cut(trainer: Trainer) -> float:
-    """Seconds of a cut with its fit's start, and of the publication of an interval of rows; the fit itself runs beside
-    the training and is waited for off the clock."""
-    mixer = trainer.mixer
-    cut = timed(mixer._snapshot)
-    refit = mixer.refits.pending.popleft()
-    for _, fit in mixer.rank_zero._fits.values():
-        fit._process.wait()
-    return cut + timed(lambda: mixer._apply(refit))
+def measure_hiccup(trainer: Trainer, static, first: int) -> dict:
+    """Steps around the refit after block INTERVAL, from AROUND before its snapshot to AROUND after its publication, and
+    as many of the static blend. first: steps done so far."""
+    mixer, spent = trainer.mixer, {"snapshot": 0.0, "publication": 0.0, "waited": 0.0}
+    result = Fit.result
+
+    def waiting(fit, deadline):
+        outcome = result(fit, deadline)
+        spent["waited"] += outcome.waited
+        return outcome
+
+    Fit.result = waiting
+    for name, call in (("snapshot", mixer._snapshot), ("publication", mixer._apply)):
+
+        def timed_call(*args, name=name, call=call):
+            spent[name] += timed(lambda: call(*args))
+
+        setattr(mixer, "_snapshot" if name == "snapshot" else "_apply", timed_call)
+    for step in range(first, INTERVAL - AROUND):
+        mixer.begin_step(step)
+        mixer.end_step(step, trainer.plan.consumed(step + 1))
+    steps = range(INTERVAL - AROUND, INTERVAL + mixer.refits.fit_lag + AROUND)
+    seconds_S = np.array([timed(lambda step=step: trainer._train_step(step)) for step in steps])
+    arm = trainer.batches, trainer.mixer, trainer.loss.on_train
+    trainer.batches, trainer.mixer, trainer.loss.on_train = static, NoMixer(), None
+    stock_S = np.array([timed(lambda step=step: trainer._train_step(step)) for step in steps])
+    trainer.batches, trainer.mixer, trainer.loss.on_train = arm
+    return {
+        "steps": len(steps), "median_s": float(np.median(seconds_S)), "longest_s": float(seconds_S.max()),
+        "longest_is_step": int(steps[seconds_S.argmax()]), "snapshot_s": spent["snapshot"],
+        "publication_s": spent["publication"], "waited_for_fit_s": spent["waited"],
+        "longest_over_median": float(seconds_S.max() / np.median(seconds_S)),
+        "static_median_s": float(np.median(stock_S)), "static_longest_s": float(stock_S.max()),
+        "static_longest_over_median": float(stock_S.max() / np.median(stock_S)),
+    }  # fmt: skip
 
 
 def measure_meter(trainer: Trainer, repeats: int = 200) -> float:
@@ -162,6 +192,7 @@ def parse() -> argparse.Namespace:
     ).items():  # fmt: skip
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=default)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--policy", default="ado", choices=("ado", "static", "plan"))
     parser.add_argument("--out", help="also write the result there, as JSON")
     return parser.parse_args()
 
@@ -174,7 +205,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     names = [f"d{k:02d}" for k in range(args.domains)]
     if os.environ["RANK"] == "0" and not (folder / "done").exists():
-        samples = (args.warm_up + args.pairs) * args.global_batch // 2  # one epoch of each is enough at any weight
+        samples = (args.warm_up + args.pairs + 150) * args.global_batch  # one epoch of each is enough at any weight
         write_domains(folder, args.domains, samples, args.seq_length, args.vocab_size)
         (folder / "done").touch()
     while not (folder / "done").exists():
@@ -187,7 +218,9 @@ def main() -> None:
         zero=args.zero, steps=3 * INTERVAL, eval_interval=0, save_interval=0,
         **{name: getattr(args, name) for name in kept},
     )  # fmt: skip
-    config = AdoConfig(policy="ado", refit_interval=INTERVAL, start_step=1, early_refits=False, ignore_steps=0)
+    config = AdoConfig(
+        policy=args.policy, refit_interval=INTERVAL, start_step=1, early_refits=False, ignore_steps=0
+    )  # fmt: skip
     try:
         report(args, run(options, config, args, weights))
     finally:
@@ -202,11 +235,13 @@ def run(options: TrainerOptions, config: AdoConfig, args: argparse.Namespace, we
     datasets = build_on_readers(
         data.train_C, Split.train, options, data.vocab_size, trainer.place, trainer.world
     )
-    static = StaticFeed(trainer, datasets, weights, args.warm_up + args.pairs)
+    more = trainer.mixer.refits.fit_lag + 2 * AROUND
+    static = StaticFeed(trainer, datasets, weights, args.warm_up + args.pairs + more)
     traffic = trainer.world.traffic  # a world of one has none
     seconds_Nx2 = measure_pairs(trainer, static, args.warm_up, args.pairs)
     before = (traffic.calls, traffic.payload_bytes)
-    cut = measure_cut(trainer)
+    hiccup = measure_hiccup(trainer, static, args.warm_up + args.pairs)
+    refit = hiccup["snapshot_s"] + hiccup["publication_s"] - hiccup["waited_for_fit_s"]
     calls, payload = traffic.calls - before[0], traffic.payload_bytes - before[1]
     ratio, low, high = trimmed_ratio(seconds_Nx2)
     step = float(np.median(seconds_Nx2[:, 0]))
@@ -215,7 +250,7 @@ def run(options: TrainerOptions, config: AdoConfig, args: argparse.Namespace, we
     accelerator = get_accelerator()
     result = {
         "ratio": ratio, "interval_95": [low, high], "static_step_seconds": step,
-        "cut_and_publication_seconds": cut, "cut_share_of_1000_steps": cut / (INTERVAL * step),
+        "refit_seconds": refit, "refit_share_of_1000_steps": refit / (INTERVAL * step), "hiccup": hiccup,
         "collectives_per_1000_steps": calls, "collective_bytes_per_1000_steps": payload,
         "sum_bytes_per_1000_steps": (INTERVAL + 1) * args.domains * 16,
         "meter_seconds_per_micro_batch": meter, "meter_bytes": held.numel() * held.element_size(),
