@@ -66,6 +66,14 @@ class AdoConfig(PolicyOptions, BlendOptions):
         resume="silent", compare=False,
     )
 
+    accept_data: str | None = option(
+        None,
+        "on resume, go on although datasets were added, removed, grown or moved (one or more of these words, with "
+        "commas): what stays keeps its position, what comes or has grown starts at its first sample; moved is one of "
+        "the same content under another name",
+        kind=str, resume="silent", compare=False,
+    )
+
     def refit_at(self, step: int) -> bool:
         """True if the laws are fitted on the history up to and including `step` (0-based)."""
         start = self.value("start_step")

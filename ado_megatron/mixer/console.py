@@ -164,7 +164,8 @@ class Console:
         )  # fmt: skip
 
     def _refit_after(self, now: _Now) -> int:
-        policies = {self._planner.config.policy, self._regimes.at(now.published).config.policy}
+        configs = (self._planner.config, self._regimes.at(now.published).config)
+        policies = {config.value("policy") for config in configs}
         if policies <= WITHOUT_LAWS:
             raise UserError(f"policy {policies.pop()} uses no laws, so there is nothing to fit; --policy changes it")
         start, block = self._planner.config.value("start_step"), now.refits.soonest(now.published)

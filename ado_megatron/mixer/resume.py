@@ -18,6 +18,7 @@ import numpy as np
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import SidecarError
+from ado_megatron.mixer.data_changes import accepted, changes, continues_C
 from ado_megatron.mixer.plan_point import PlanPoint
 from ado_megatron.npz import nest, unnest
 from ado_megatron.option_fields import flag_of, names
@@ -90,10 +91,14 @@ class Saved:
         self.same_data = meta["domains"] in (domains.fingerprint(), domains.fingerprint(content=False))
         if not self.same_data:
             refused.append(f"the data {_data(meta, domains)}")
-        if refused and not config.accept_changes:
+        kinds = {} if self.same_data else changes(meta, arrays["base_id_C"], domains)
+        known = bool(kinds) and len(refused) == 1 and kinds.keys() <= accepted(config.accept_data)
+        if refused and not (config.accept_changes or known):
+            narrow = f"; --ado-accept-data {','.join(kinds)} accepts this change of the data and no other"
             raise SidecarError(
                 f"the sidecar {path} was written with {'; '.join(refused)}; resume with the same, or say "
                 "--ado-accept-changes to go on with what is given now"
+                + (narrow if kinds and len(refused) == 1 and "other" not in kinds else "")
             )
         free = [f"{flag_of(name, PREFIX)} {theirs[name]}" for name in differ if name in may_change]
         self.changes = refused + free
@@ -105,15 +110,15 @@ class Saved:
         return -(-self.meta["consumed_samples"] // self.meta["block_size"])
 
     def old_dataset_C(self) -> np.ndarray:
-        """For each dataset of this run, the saved one that it continues, or -1: a new one, or one that has grown."""
-        old = {int(base): c for c, base in enumerate(self.arrays["base_id_C"])}
-        old_C = np.array([old.get(int(base), -1) for base in self.domains.stream_id_C])
-        same_length_C = np.asarray(self.meta["lengths_C"])[old_C] == self.domains.lengths_C
-        return np.where(same_length_C, old_C, -1)
+        """For each dataset of this run, the saved one that it continues, or -1: a new one, or one of another length."""
+        return continues_C(self.meta, self.arrays["base_id_C"], self.domains)
 
     def old_domain_K(self) -> np.ndarray:
-        """For each domain of this run, the saved domain that it continues (same name, all its datasets), or -1."""
+        """For each domain of this run, the saved domain that it continues (same name, all its datasets), or -1.
+        Without groups a domain is its one dataset, and may have another name now."""
         old_C, names = self.old_dataset_C(), self.meta["names_K"]
+        if self.meta["config"]["groups"] is None and (self.domains.domain_of_C == np.arange(len(old_C))).all():
+            return old_C
         old_K = np.array([names.index(name) if name in names else -1 for name in self.domains.names_K])
         changed_K = np.bincount(self.domains.domain_of_C, old_C < 0, minlength=len(old_K)) > 0
         return np.where(changed_K, -1, old_K)
@@ -188,7 +193,8 @@ class Saved:
     def _remapped(self, point: PlanPoint, policy: Policy, transfer: float) -> PlanPoint:
         """A saved point for other data: known datasets and laws keep what they had; the policy starts at the prior."""
         old_C, old_K = self.old_dataset_C(), self.old_domain_K()
-        samples_K = np.where(old_K >= 0, point.state.samples_K[old_K], 0)
+        drawn_K = point.state.samples_K + np.maximum(point.last_K, 0)  # with the row before, not yet stepped over
+        samples_K = np.where(old_K >= 0, drawn_K[old_K], 0)
         state = dataclasses.replace(policy.initial_state(), step=point.block, samples_K=samples_K)
         laws = point.laws
         if laws is not None:

@@ -55,7 +55,7 @@ def check_run_dir(options: TrainerOptions, config: AdoConfig, identity: dict[str
     theirs = _read_identity(run, options)
     if theirs is None or not (theirs.get("trained", True) or steps_of(run)):
         return  # a start that never trained
-    differences = _differences(theirs, json.loads(json.dumps(identity)), options, config.accept_changes)
+    differences = _differences(theirs, json.loads(json.dumps(identity)), options, config)
     if differences:
         raise UserError(
             f"--run-dir {run} belongs to another configuration: {'; '.join(differences[:4])}; name another "
@@ -91,9 +91,11 @@ def write_identity(run: Path, identity: dict[str, Any], *, trained: bool) -> Non
 
 
 def _differences(
-    theirs: dict[str, Any], ours: dict[str, Any], options: TrainerOptions, accept_changes: bool
+    theirs: dict[str, Any], ours: dict[str, Any], options: TrainerOptions, config: AdoConfig
 ) -> list[str]:
-    """What a user would have to change to continue the other run, in words."""
+    """What a user would have to change to continue the other run, in words. Which of its data may be others is for the
+    sidecar to say, where the user accepts some change of it."""
+    accept_changes, accept_data = config.accept_changes, config.accept_data is not None
     found = []
     for part, prefix in PARTS.items():
         # An option that may change now was perhaps a part of the identity in the version that wrote it.
@@ -108,8 +110,8 @@ def _differences(
                     prefix + name.replace("_", "-") if prefix else {"dp": "data-parallel ranks"}.get(name, "--" + name)
                 )
                 found.append(f"{flag} was {_show(old)}, is {_show(new)}")
-    if not _same_data(theirs.get("data"), ours["data"]) and not accept_changes:
-        found.append("its data (prefixes, their contents or weights) is another")
+    if not _same_data(theirs.get("data"), ours["data"]) and not (accept_changes or accept_data):
+        found.append("its data (prefixes, their contents or weights) is another (--ado-accept-data accepts that)")
     return found
 
 

@@ -104,15 +104,15 @@ def _altered_row(rank, path):
     def altered(first, rows_SxC):
         rows_SxC = rows_SxC.copy()
         if rank == 1:
-            rows_SxC[3, :2] += [1, -1]
+            rows_SxC[2, :2] += [1, -1]
         return publish(first, rows_SxC)
 
     run.mixer.schedule.publish = altered
     first = run.mixer.schedule.planned
-    words = f"rank 1: the mixture differs from that of rank 0 from block {first + 3} on"
+    words = f"rank 1: the mixture differs from that of rank 0 from block {first + 2} on"
     with pytest.raises(RanksDisagree, match=words):
         run.train(30)
-    assert run.step == 20  # at the publication, before a batch of those rows
+    assert run.step == 17  # at the publication, before a batch of those rows
 
 
 def test_a_row_that_differs_stops_the_run_before_the_next_batch(tmp_path):
