@@ -193,7 +193,7 @@ class Saved:
     def _remapped(self, point: PlanPoint, policy: Policy, transfer: float) -> PlanPoint:
         """A saved point for other data: known datasets and laws keep what they had; the policy starts at the prior."""
         old_C, old_K = self.old_dataset_C(), self.old_domain_K()
-        drawn_K = point.state.samples_K + np.maximum(point.last_K, 0)  # with the row before, not yet stepped over
+        drawn_K = point.state.samples_K + (0 if point.last_K is None else point.last_K)  # with the row before
         samples_K = np.where(old_K >= 0, drawn_K[old_K], 0)
         state = dataclasses.replace(policy.initial_state(), step=point.block, samples_K=samples_K)
         laws = point.laws
