@@ -1,8 +1,11 @@
-"""What each policy gains over its prior, over many simulated runs (part a).
+"""What each policy gains over its prior: over many simulated runs (part a), or in trained models (part b).
 
     python benchmarks/quality.py SWARMS --out DIR                        every cell, resumable: one file a run
     python benchmarks/quality.py SWARMS --out DIR --half tune --arm "ado:policy=plan,transfer=estimate,probe=20"
     python benchmarks/quality.py SWARMS --out DIR --table --plot quality.png      what there is, nothing is run
+    python benchmarks/quality.py --trained --out DIR      part b, on a CPU; --gpu: larger models (quality_trained.py)
+
+Part a.
 
 A cell is a response, a target (natural or uniform), a prior (natural or uniform) and a schedule of the learning rate.
 All arms of a cell see the same noise for the same seed. The gain of a run is the target loss of its prior, held fixed,
@@ -189,8 +192,20 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def slope_of(cell: Cell, source: Source) -> float:
+    """−dL/dlog N of the prior at the end, nats: what a factor e of compute is worth there."""
+    target_K, prior_K, step = shares(source, cell.target), shares(source, cell.prior), 1e-3
+    less, more = (target_K @ source.response(prior_K * STEPS * factor) for factor in (1 - step, 1 + step))
+    return float(less - more) / (2 * step)
+
+
 def main(argv=None) -> int:
     """Run what is missing, then print the table of what there is. Exit code 1: something is left to run."""
+    argv = sys.argv[1:] if argv is None else argv
+    if {"--trained", "--gpu"} & set(argv):
+        import quality_trained  # needs torch only for a run
+
+        return quality_trained.main(argv)
     args = parser().parse_args(argv)
     found = sources(args.swarms, args.out / "responses", args.responses)
     arms = {name: ARMS.get(name, name) for name in args.arm or ARMS}
@@ -204,7 +219,7 @@ def main(argv=None) -> int:
                     left += 1
                     continue
                 atomic_write(path, json.dumps(run(cell, found[cell.source], text, seed, args)).encode())
-            rows.append(json.loads(path.read_text()) | {"name": name})
+            rows.append(json.loads(path.read_text()) | {"name": name, "slope": slope_of(cell, found[cell.source])})
     if rows:
         print(table(rows, as_json=args.json))
         if args.plot:

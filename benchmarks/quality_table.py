@@ -27,9 +27,11 @@ def by_arm(rows: list[dict]) -> dict[str, dict[tuple, list[dict]]]:
 
 
 def figures(cells: dict[tuple, list[dict]]) -> dict:
-    """What the table says of one arm. interval: half of the 95 % interval of the mean over cells (Student's t)."""
+    """What the table says of one arm. interval: half of the 95 % interval of the mean over cells (Student's t).
+    percent_of_compute: the median cell's gain over dL/dlog N."""
     gain_C = np.array([np.mean([run["gain"] for run in runs]) for runs in cells.values()])
     best_C = np.array([runs[0]["best_gain"] for runs in cells.values()])
+    percent_C = 100.0 * gain_C / np.array([runs[0]["slope"] for runs in cells.values()])
     num = len(gain_C)
     half = float(student.ppf(0.975, num - 1) * gain_C.std(ddof=1) / num**0.5) if num > 1 else float("nan")
     worst = int(np.argmin(gain_C))
@@ -38,6 +40,7 @@ def figures(cells: dict[tuple, list[dict]]) -> dict:
         groups[f"{prior}→{target}"].append(gain)
     return {
         "cells": num, "mean": float(gain_C.mean()), "interval": half, "of_best": float(gain_C.sum() / best_C.sum()),
+        "percent_of_compute": float(np.median(percent_C)),
         "worst": float(gain_C[worst]), "worst_cell": ".".join(list(cells)[worst]),
         "losing": int((gain_C < -LOSING).sum()),
         "worst_run": float(min(run["gain"] for runs in cells.values() for run in runs)),
@@ -53,12 +56,13 @@ def table(rows: list[dict], as_json: bool = False) -> str:
         return json.dumps(found)
     groups = list(next(iter(found.values()))["groups"])
     width = max(map(len, found)) + 2
-    lines = [f"{'arm':<{width}} cells   mean ± 95 %       of best  worst cell  losing  worst run  worst domain  "
-             + "  ".join(f"{group:>16}" for group in groups) + "  where it is worst"]  # fmt: skip
+    lines = [f"{'arm':<{width}} cells   mean ± 95 %       of best  compute  worst cell  losing  worst run  "
+             + "worst domain  " + "  ".join(f"{group:>16}" for group in groups) + "  where it is worst"]  # fmt: skip
     for arm, one in sorted(found.items(), key=lambda item: -item[1]["mean"]):
         lines.append(
             f"{arm:<{width}} {one['cells']:5d} {one['mean']:+.4f} ± {one['interval']:.4f} {one['of_best']:10.0%} "
-            f"{one['worst']:+11.4f} {one['losing']:7d} {one['worst_run']:+10.4f} {one['worst_domain']:+13.4f}  "
+            f"{one['percent_of_compute']:+7.1f}% {one['worst']:+11.4f} {one['losing']:7d} {one['worst_run']:+10.4f} "
+            f"{one['worst_domain']:+13.4f}  "
             + "  ".join(f"{one['groups'][group]:+16.4f}" for group in groups) + f"  {one['worst_cell']}"
         )  # fmt: skip
     return "\n".join(lines)

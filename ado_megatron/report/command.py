@@ -12,6 +12,7 @@ from ado_megatron.option_fields import Parser
 from ado_megatron.report.arms import Arm, inside, make_arms, seeds_text
 from ado_megatron.report.read import read_run
 from ado_megatron.report.table import CAUTION, LEFT, columns, comparison_text, event_lines, gap_lines
+from ado_megatron.report.target import target_lines
 from ado_megatron.tables import text_table
 
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     missing = [name for name in ("plotly", "matplotlib") if importlib.util.find_spec(name) is None]
     arms = make_arms([[read_run(path) for path in group] for group in (options.run, *options.compare)])
     run = arms[0].runs[0]
-    print("\n".join([text_table(columns(run), LEFT), *gap_lines(run), *event_lines(run)]))
+    print("\n".join([text_table(columns(run), LEFT), *gap_lines(run), *event_lines(run), *target_lines(run)]))
     lines = compared(arms)
     if lines:
         print("\n" + "\n".join(lines))

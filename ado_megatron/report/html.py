@@ -19,6 +19,7 @@ from ado_megatron.report.data import Run
 from ado_megatron.report.payload import packed, payload
 from ado_megatron.report.series import Columns
 from ado_megatron.report.table import LEFT, columns, gap_lines
+from ado_megatron.report.target import target_lines
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -68,7 +69,8 @@ def page(arms: Sequence[Arm], lines: Sequence[str] = ()) -> str:
     shown = [rows[k] for k in sorted(series.shown_D.tolist())]
     left_out = f"Curves and table show the {len(shown):,} domains with the largest prior of {len(rows):,}."
     return environment.get_template("page.html").render(
-        run=run, arms=arms, facts=facts(run), counted=counted(run), table=table, rows=shown, left=LEFT,
+        run=run, arms=arms, facts=" ".join([facts(run), *target_lines(run)]), counted=counted(run), table=table,
+        rows=shown, left=LEFT,
         left_out=left_out if len(shown) < len(rows) else "",
         gaps=gap_lines(run), lines=lines, data=data, block=packed(block), library=packed_plotly(),
         options=json.dumps(run.config.to_dict(), indent=1),

@@ -67,7 +67,8 @@ def test_the_table_by_hand(quality):
 
     def row(name, source, gain, seed=0):
         cell = {"source": source, "target": "natural", "prior": "uniform", "schedule": "wsd"}
-        return {"name": name, "cell": cell, "seed": seed, "gain": gain, "best_gain": 0.02, "worst_domain": 0.1}
+        return {"name": name, "cell": cell, "seed": seed, "gain": gain, "best_gain": 0.02, "slope": 0.2,
+                "worst_domain": 0.1}
 
     found = [row("a", "x", 0.01), row("a", "x", 0.03, 1), row("a", "y", -0.004), row("a", "y", 0.0, 1),
              row("a", "z", 5.0), row("b", "x", 0.0), row("b", "y", 0.0)]  # fmt: skip
@@ -76,6 +77,7 @@ def test_the_table_by_hand(quality):
     assert one["worst"] == pytest.approx(-0.002) and one["losing"] == 1 and one["worst_run"] == -0.004
     assert one["of_best"] == pytest.approx(0.018 / 0.04) and one["worst_cell"] == "y.natural.uniform.wsd"
     assert one["interval"] == pytest.approx(12.706 * 0.011, rel=1e-3)  # t of one degree of freedom, s / √2 = .011
+    assert one["percent_of_compute"] == pytest.approx(100 * 0.009 / 0.2)  # the median of two cells is their mean
     assert one["groups"] == {"uniform→natural": pytest.approx(0.009)}
 
 
