@@ -151,7 +151,7 @@ def test_a_cancelled_job_stays_cancelled(cluster, tmp_path):
 class Training:
     """A job of a framework: two nodes of two processes each, a checkpoint every five steps."""
 
-    STEPS = 200
+    STEPS = 100
 
     def __init__(self, cluster, host: str, directory: Path):
         self.cluster, self.run, self.log = cluster, directory / "run", directory / "log.txt"
