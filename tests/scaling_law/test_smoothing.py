@@ -66,7 +66,8 @@ def fuzzed(rng):
     elif kind == 10:
         loss = np.exp(np.cumsum(0.1 * rng.standard_normal(loss.shape), 0))
     profile = str(rng.choice(profiles.NAMES))
-    return prior, counts, loss, AdoConfig(profile=profile, start_step=0, ignore_steps=int(rng.choice([0, 10])))
+    options = {"profile": profile, "policy": "ado", "start_step": 0, "ignore_steps": int(rng.choice([0, 10]))}
+    return prior, counts, loss, AdoConfig(**options)
 
 
 def check_fuzzed(seed):
