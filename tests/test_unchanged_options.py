@@ -53,9 +53,10 @@ def test_every_option_of_the_version_before_is_there_and_says_the_same(command):
 NEW_NAMES = {"the cut of": "the snapshot of", "host's": "framework's", "under a host": "under a framework"}
 
 # Flags whose text was changed on purpose since: --ado-policy knows more policies, --steps says that a resumed run may
-# have another number, --json of the audit prints a result, the others now say their default where it is 0 or off.
+# have another number, --json of the audit prints a result, --compare takes runs of several seeds, the others now say
+# their default where it is 0 or off.
 REWORDED = {
-    "--ado-policy",
+    "--ado-policy", "--compare",
     "--resume, --no-resume", "--bf16, --no-bf16", "--recompute, --no-recompute", "--dropout", "--exit-interval",
     "--num-workers", "--save-interval", "--steps", "--json",
 }  # fmt: skip

@@ -71,7 +71,7 @@ def _pairs(text: str) -> dict[str, Any]:
 
 def _mapping(path: str) -> Mapping[str, Any]:
     words = f"is none of {', '.join(WORDS)}, has no domain=weight"
-    text = read_text(path, f"{FLAG}: give one of these: {path} {words}, and as a file it cannot be read")
+    text = read_text(path, f"{FLAG}: {path} {words}, and as a file it cannot be read")
     values = parse_json_or_yaml(text, f"{FLAG}: {path}")
     if not isinstance(values, dict) or not values:
         raise UserError(f"{FLAG}: {path} must map domains to weights, such as code: 0.4")

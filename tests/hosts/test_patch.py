@@ -140,7 +140,7 @@ def test_a_failing_write_leaves_every_file_as_it_was(fork, monkeypatch):
 
 def test_a_package_that_is_installed_carries_the_sets(tmp_path):
     clone = tmp_path / "clone"
-    for part in ("ado_megatron", "patches"):
+    for part in ("ado_megatron", "patches", "launch"):
         shutil.copytree(ROOT / part, clone / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "setup.py", clone)
     build = [sys.executable, "setup.py", "-q", "build", "--build-lib", str(tmp_path / "site")]

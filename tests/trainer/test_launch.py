@@ -21,7 +21,7 @@ from tests.trainer.test_parallel import ADO, mean_loss
 
 def command(run, data, *extra: str) -> list[str]:
     flags = {name: value for name, value in SMALL.items() if not isinstance(value, bool)}
-    flags |= {f"ado_{name}": value for name, value in ADO.items()}
+    flags |= {f"ado_{name}": value for name, value in ({"policy": "ado"} | ADO).items()}
     words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
     pretrain = [sys.executable, "-m", "ado_megatron.cli", "pretrain"]
     return [*pretrain, "--run-dir", str(run), "--data", str(data), *words, *extra]
