@@ -1,6 +1,6 @@
 """Each cost of the mixture against its size: a table and a picture, each line measured or extrapolated, and marked.
 
-    python benchmarks/scale.py [--quick] [--json] [--out benchmarks/scale]      writes scale.json and scale.png there
+    python benchmarks/scale.py [--quick] [--json] [--out benchmarks/scale]      writes scale.json, .txt and .png there
 
 Sizes: datasets K up to 32,767 (as many domains); ranks 1, 2, 4, 8 as real gloo processes, beyond them a model of
 rounds with its constants measured; steps up to 10^6. A line that is extrapolated continues the last two measured ones
@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import platform
 import sys
 import tempfile
@@ -43,7 +44,7 @@ from ado_megatron.stream.shared_table import bytes_per_row
 from tests.kit.ranks import run_ranks
 
 BLOCK = 2048
-CONFIG = AdoConfig(start_step=1000, early_refits=False)
+CONFIG = AdoConfig(policy="ado", start_step=1000, early_refits=False)
 
 
 @dataclasses.dataclass
@@ -102,14 +103,14 @@ def by_domains(sizes: list[int], folder: Path) -> list[Line]:
         mixer = mixer_of(K, folder / f"k{K}")
         facts = seconds(lambda mixer=mixer: mixer.world.require_same(mixer._facts()))
         table, meter = mixer.schedule.table, mixer.meter._sums_TxKx2
-        rows = mixer.schedule.planned
-        rows_SxK = np.array([mixer.schedule.row(b) for b in range(min(rows, 1000))])
-        publish = seconds(lambda table=table, rows_SxK=rows_SxK: table.write(rows_SxK), 1) * 1000 / len(rows_SxK)
         history = filled_history(K, CONFIG.resolved().max_bins - 20)
         steps, sums_TxK = history.last_step + 1 + np.arange(100), np.ones((100, K))
         append = seconds(lambda h=history, s=steps, a=sums_TxK: h.extend(s, a, a, a), 1) * 10
         mixer.rank_zero.recorder.history = history
         packed = mixer.rank_zero.pack(0, 0, mixer.refits, None)
+        rows_SxK = np.array([mixer.schedule.row(b) for b in range(min(mixer.schedule.planned, 1000))])
+        # after `pack`, which reads the rows that this overwrites
+        publish = seconds(lambda table=table, rows_SxK=rows_SxK: table.write(rows_SxK), 1) * 1000 / len(rows_SxK)
         path = folder / f"s{K}.ado"
         write = seconds(lambda path=path, packed=packed: write_sidecar(path, *packed), 1)
         read = seconds(lambda path=path: read_sidecar(path), 1)
@@ -306,6 +307,7 @@ def main(argv: list[str] | None = None) -> int:
     }  # fmt: skip
     if options.out:
         Path(f"{options.out}.json").write_text(json.dumps(result, indent=1) + "\n")
+        Path(f"{options.out}.txt").write_text(f"{result['machine']}, {os.cpu_count()} cores\n\n{table(lines)}\n")
         picture(lines, Path(f"{options.out}.png"))
     print(json.dumps(result) if options.json else table(lines))
     return 0

@@ -131,7 +131,7 @@ class Simulation:
     def __init__(self, ranks: int, domains: int, steps: int, folder: Path, another: int | None = None):
         self.ranks, self.steps, self.messages = ranks, steps, []
         hub, rng = Hub(ranks), np.random.default_rng(0)
-        config = AdoConfig(refit_interval=10, start_step=10, ignore_steps=0, stride=1, early_refits=False)
+        config = AdoConfig(policy="ado", refit_interval=10, start_step=10, ignore_steps=0, stride=1, early_refits=False)
         other = dataclasses.replace(config, min_share=1e-4)
         prefixes = [f"data/d{k:05d}_text_document" for k in range(domains)]
         blend = Domains.build(prefixes, rng.dirichlet(np.ones(domains)), rng.integers(10**5, 10**6, domains), config)
