@@ -1,10 +1,9 @@
 """An unmodified host, changed by hand while it goes on, killed, and resumed on another number of ranks."""
 
-import os
 import re
-import signal
 import time
 
+import psutil
 import pytest
 
 from ado_megatron import cli
@@ -35,7 +34,9 @@ def test_a_run_changed_killed_and_resumed_on_one_rank(host, tmp_path, capsys):
             done = max(map(int, re.findall(r"iteration\s+(\d+)/", log.read_text())))
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
             time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
+        ranks = psutil.Process(process.pid).children(recursive=True)  # torchrun's are in groups of their own
+        for one in (process, *ranks):
+            one.kill()
 
     killed = train(host, save, data, options, ranks=2, steps=STEPS, during=change_and_kill)
     assert killed.status == -9 and answers == [0, 2, 0], tail(killed)
