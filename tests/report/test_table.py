@@ -119,8 +119,8 @@ def test_runs_on_other_domains_are_not_compared(tmp_path, run):
 # ---------------------------------------------------------------- what sets two runs apart
 
 # What a run's outcome cannot depend on: where it is measured and reported, and how far ahead its rows are planned.
-ALIKE = {"validation", "accept_changes", "lead", "fit_lag", "log_interval", "audit", "wait_deadline", "fit_deadline",
-         "export_static"}  # fmt: skip
+ALIKE = {"validation", "accept_changes", "accept_data", "lead", "fit_lag", "log_interval", "audit", "wait_deadline",
+         "fit_deadline", "export_static"}  # fmt: skip
 ASKED = {"policy", "shadow"}  # the very thing that is compared: adaptive or not
 
 
