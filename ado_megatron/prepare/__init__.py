@@ -14,3 +14,7 @@ tokenizer, blend.txt and valid_blend.txt, and manifest.json, which says how it w
     domain_writer.py  token ids to the two files of a domain; what is held out
     output.py         the directory as a whole: it appears at once
 """
+
+from ado_megatron.prepare.command import main
+
+__all__ = ["main"]

@@ -16,3 +16,8 @@ settings are others. The journal is part of the run's state, and what holds in a
 
 Legend: K domains, C datasets (one per prefix).
 """
+
+from ado_megatron.steer.journal import Entry, in_force, read_journal
+from ado_megatron.steer.steering import Steering, bounds, shaped
+
+__all__ = ["Entry", "Steering", "bounds", "in_force", "read_journal", "shaped"]

@@ -5,7 +5,7 @@ any machine that sees the directory.
 
     followed = Followed("runs/first")
     followed.look()                           # takes what is new
-    page = Page(followed.state(), order="loss")
+    lines = page(followed.state(followed.run()), View(order="loss"))     # of page.py
 
     command.py  options; once, as lines, or live
     state.py    the run as it stands: rates, what comes next, what happened
@@ -13,3 +13,8 @@ any machine that sees the directory.
     columns.py  a cell for each domain and column, sorted and filtered
     page.py     the page, as wide as the terminal;   live.py: keys and drawing
 """
+
+from ado_megatron.watch.page import View
+from ado_megatron.watch.state import Followed, State
+
+__all__ = ["Followed", "State", "View"]

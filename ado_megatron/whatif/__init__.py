@@ -13,3 +13,9 @@ what caps forbid, and what the answer rests on that was never seen. Nothing of t
     outlook.py    losses at its end, and how well they are known
     table.py      the words and numbers of the answer
 """
+
+from ado_megatron.whatif.command import answer
+from ado_megatron.whatif.situation import Situation
+from ado_megatron.whatif.table import Answer, text
+
+__all__ = ["Answer", "Situation", "answer", "text"]
