@@ -6,7 +6,7 @@ Nothing of the run is known here; what its domains are, and what can be granted,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ado_megatron.errors import UserError
@@ -48,23 +48,25 @@ def weights(words: Iterable[str], where: str) -> dict[str, float]:
 
 def bounds(text: str, where: str) -> dict[str, float | None]:
     """`.01`, `maths=.05` or both with a comma; `none` in the place of a number takes a bound away."""
-    values: dict[str, float | None] = {}
-    for word in filter(None, (part.strip() for part in text.split(","))):
-        name, number = _pair(word, where, ".01 or maths=.05") if "=" in word else (EVERY, word)
-        values[name] = share = None if number == "none" else _number(number, where, word)
-        if share is not None and not 0 <= share <= 1:
-            raise UserError(f"{where} {word}: a share is from 0 to 1, or from 0% to 100%")
-    return _some(values, where)
+    wrong = "a share is from 0 to 1, or from 0% to 100%"
+    return _limits(text, where, ".01 or maths=.05", lambda share: 0 <= share <= 1, wrong)
 
 
 def epochs(text: str, where: str) -> dict[str, float | None]:
     """`4`, `wiki=2` or both with a comma; `none` in the place of a number is no cap."""
+    return _limits(text, where, "4 or wiki=2", lambda most: most > 0, "a cap is a positive number of epochs, or none")
+
+
+def _limits(
+    text: str, where: str, example: str, allowed: Callable[[float], bool], wrong: str
+) -> dict[str, float | None]:  # fmt: skip
+    """A number for all (EVERY) or by domain; `none` is None. wrong: what is said of a number that is not allowed."""
     values: dict[str, float | None] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
-        name, number = _pair(word, where, "4 or wiki=2") if "=" in word else (EVERY, word)
-        values[name] = most = None if number == "none" else _number(number, where, word)
-        if most is not None and most <= 0:
-            raise UserError(f"{where} {word}: a cap is a positive number of epochs, or none")
+        name, number = _pair(word, where, example) if "=" in word else (EVERY, word)
+        values[name] = value = None if number == "none" else _number(number, where, word)
+        if value is not None and not allowed(value):
+            raise UserError(f"{where} {word}: {wrong}")
     return _some(values, where)
 
 
