@@ -82,7 +82,7 @@ class Tokenizer:
         tokenizer = tokenizers.Tokenizer.from_str(definition.data.decode())
         self.vocab_size = tokenizer.get_vocab_size()
         names = (definition.eod,) if definition.eod else EOD_CANDIDATES
-        found = [tokenizer.token_to_id(name) for name in names if tokenizer.token_to_id(name) is not None]
+        found = [token for name in names if (token := tokenizer.token_to_id(name)) is not None]
         if not found:
             raise UserError(f"the tokenizer has none of {' '.join(names)}; name its end-of-document token with --eod")
         self.eod_id = found[0]

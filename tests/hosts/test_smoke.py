@@ -68,4 +68,6 @@ def test_without_arguments_it_says_how_it_is_called():
 def test_a_script_of_another_project_is_no_host(tmp_path):
     (tmp_path / "pretrain_gpt.py").write_text("")
     done = smoke(tmp_path, "--lr", "1e-3", OUT=tmp_path / "out", PYTHON=sys.executable)
-    assert done.returncode != 0 and "no framework was recognised" in done.stdout
+    # the second where the wheel of megatron-core holds a training loop, which this script does not import
+    refusals = ("no framework was recognised", "does not import megatron.training")
+    assert done.returncode != 0 and any(words in done.stdout for words in refusals)
