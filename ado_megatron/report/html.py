@@ -16,6 +16,7 @@ import jinja2
 from ado_megatron.errors import UserError
 from ado_megatron.report.arms import Arm
 from ado_megatron.report.data import Run
+from ado_megatron.report.events import MOST_NAMED
 from ado_megatron.report.payload import packed, payload
 from ado_megatron.report.series import Columns
 from ado_megatron.report.table import LEFT, columns, gap_lines
@@ -69,9 +70,8 @@ def page(arms: Sequence[Arm], lines: Sequence[str] = ()) -> str:
     shown = [rows[k] for k in sorted(series.shown_D.tolist())]
     left_out = f"Curves and table show the {len(shown):,} domains with the largest prior of {len(rows):,}."
     return environment.get_template("page.html").render(
-        run=run, arms=arms, facts=" ".join([facts(run), *target_lines(run)]), counted=counted(run), table=table,
-        rows=shown, left=LEFT,
-        left_out=left_out if len(shown) < len(rows) else "",
+        run=run, arms=arms, facts=" ".join([facts(run), *target_lines(run, MOST_NAMED)]), counted=counted(run),
+        table=table, rows=shown, left=LEFT, left_out=left_out if len(shown) < len(rows) else "",
         gaps=gap_lines(run), lines=lines, data=data, block=packed(block), library=packed_plotly(),
         options=json.dumps(run.config.to_dict(), indent=1),
     )  # fmt: skip

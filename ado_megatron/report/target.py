@@ -53,8 +53,11 @@ def against_the_prior(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return last_K - prior_K, np.hypot(law_error_K, np.nan_to_num(rms_K) * last_K)
 
 
-def target_lines(run: Run) -> list[str]:
-    """The target loss with its law, and every domain that is worse than the prior's forecast, a sentence each."""
+def target_lines(run: Run, most: int | None = None) -> list[str]:
+    """The target loss with its law, and the domains that are worse than the prior's forecast, a sentence each.
+
+    The worst comes first. most: so many are named and the rest is counted; None: all.
+    """
     what, loss = target_loss(run)
     target_K = target_of(run)
     weighed_K = target_K > 0
@@ -74,8 +77,11 @@ def target_lines(run: Run) -> list[str]:
     with np.errstate(invalid="ignore"):
         named = np.flatnonzero(worse_K > TWICE * error_K)
     if len(named):
-        words = ", ".join(f"{run.names_K[k]} {worse_K[k]:+.3f} ± {TWICE * error_K[k]:.3f}" for k in named)
-        lines.append(f"Worse than the prior's forecast by more than its uncertainty: {words} nats.")
+        named = named[np.argsort(-worse_K[named], kind="stable")]
+        words = ", ".join(f"{run.names_K[k]} {worse_K[k]:+.3f} ± {TWICE * error_K[k]:.3f}" for k in named[:most])
+        more = len(named) - len(named[:most])
+        rest = f"; {more:,} more, in the text that ado-megatron report prints" if more else ""
+        lines.append(f"Worse than the prior's forecast by more than its uncertainty: {words} nats{rest}.")
     else:
         lines.append("No domain is worse than the prior's forecast by more than its uncertainty (two standard errors).")
     return lines

@@ -1,6 +1,7 @@
 """The target loss of a report, its law, and who is worse than at the prior: laws written by hand."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -45,6 +46,13 @@ def test_a_domain_that_paid_is_named_with_its_uncertainty(run):
     lines = target.target_lines(run)
     assert f"b {now - prior:+.3f}" in lines[-1] and "a " not in lines[-1].split(":")[1]
     assert "in the limit" in lines[1] and f"{0.25 * 1 + 0.75 * 2:.4f}" in lines[1]
+
+
+def test_the_worst_is_named_first_and_what_is_too_long_for_a_page_is_counted(run):
+    run = dataclasses.replace(run, counts_SxK=np.array([[500, 500], [500, 500]]), prior_K=np.array([0.5, 0.5]))
+    late = dataclasses.replace(run, loss_SxK=run.loss_SxK + [0.5, 0.6])
+    assert re.search(r": b \+0\.\d{3} ± 0\.\d{3}, a \+0\.\d{3} ± 0\.\d{3} nats\.$", target.target_lines(late)[-1])
+    assert re.search(r": b \S+ ± \S+ nats; 1 more, in the text that", target.target_lines(late, 1)[-1])
 
 
 def test_no_domain_is_named_where_the_prior_was_drawn(run):

@@ -14,7 +14,8 @@ function draw() {
     if (!element(id + "-section").hidden) { const made = figure(); Plotly.react(id, made.traces, made.layout, config); }
   }
   const size = chosen.size, left = size > MOST_LINES ? `, ${MOST_LINES} drawn` : "";
-  element("chosen").textContent = `${size.toLocaleString("en")} of ${page.names.length.toLocaleString("en")}${left}`;
+  const groups = page.groups.length ? ` in ${page.groups.length.toLocaleString("en")} groups` : "";
+  element("chosen").textContent = `${size.toLocaleString("en")} of ${page.domains.toLocaleString("en")}${groups}${left}`;
   const [from, to] = state.window || [0, lastStep()];
   element("from").value = Math.round(from); element("to").value = Math.round(to);
   document.querySelectorAll("#panels button").forEach(button => button.classList.toggle("on", state.panels.has(button.dataset.key)));
