@@ -1,4 +1,4 @@
-"""Launch templates with made-up launchers on PATH, shared by test_launch_templates.py and hosts/test_launch.py.
+"""Launch templates with made-up launchers on PATH, shared by tests/launch/ and tests/hosts/test_launch.py.
 
 tests/cluster/ has the real ones.
 """
@@ -7,7 +7,11 @@ import os
 import subprocess
 from pathlib import Path
 
+from ado_megatron.config import AdoConfig
+from ado_megatron.hosts.arguments import parse
+
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+HOME = LAUNCH.parent
 # writes down its arguments, its environment and the file of variables that it is given, and starts nothing
 RECORDER = """#!/bin/bash
 call="$RECORDS/$(find "$RECORDS" -name '*.argv' | wc -l)"
@@ -88,3 +92,48 @@ def start(template: str, *arguments, **options) -> subprocess.CompletedProcess:
     """Run a template to its end."""
     line = ["bash", LAUNCH / template, *map(str, arguments)]
     return subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+def launch(place, template, *arguments, **variables):
+    """What the launchers were called with: [(argv, environment)]."""
+    given = {"CHECKOUT": place / "checkout", "RUN": place / "run", "ADO_HOME": HOME, **variables}
+    done = start(template, *arguments, env=environment(place, **given))
+    assert done.returncode == 0, done.stdout
+    return records(place)
+
+
+def torchrun_options(argv):
+    from torch.distributed.run import get_args_parser
+
+    assert argv[0] == "torchrun"
+    options = get_args_parser().parse_args(argv[1:])
+    return options, options.module, options.training_script, options.training_script_args
+
+
+def deepspeed_options(argv):
+    from deepspeed.launcher.runner import parse_args
+
+    assert argv[0] == "deepspeed"
+    options = parse_args(argv[1:])
+    return options, options.module, options.user_script, options.user_args
+
+
+def assert_our_module_runs_the_users_script(place, launched, deepspeed):
+    """As the launcher's own parser reads it; returns the launcher's options."""
+    options, is_module, module, arguments = launched
+    assert is_module and module == "ado_megatron.run"
+    config, script, theirs = parse(arguments)
+    assert config == AdoConfig(refit_interval=1000) and script == str(place / "checkout" / "pretrain_gpt.py")
+    line = " ".join(theirs)
+    run = place / "run"
+    assert f"--data-path 0.5 {run}/data/web_text_document 0.3 {run}/data/code_text_document 0.2 " in line
+    assert f"--save {run} " in line and f"--load {run}" in line, "the same command resumes"
+    assert "--tensor-model-parallel-size 2 --pipeline-model-parallel-size 2" in line
+    assert ("--deepspeed " in line) == deepspeed
+    return options
+
+
+def assert_the_nodes_environment(variables):
+    assert variables["PYTHONPATH"].split(":")[0] == str(HOME)
+    assert variables["CUDA_DEVICE_MAX_CONNECTIONS"] == variables["OMP_NUM_THREADS"] == "1"
+    assert variables["GLOO_SOCKET_IFNAME"] == variables["NCCL_SOCKET_IFNAME"]
