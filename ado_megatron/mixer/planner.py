@@ -187,7 +187,9 @@ class Planner:
             if remember is not None:
                 remember(state, before, blocks, in_force_K)
             counts_SxK = rows.by_domain(row, row + blocks)
-            state, last_K = self._after(regime.policy, state, laws, counts_SxK[:-1]), counts_SxK[-1]
+            if blocks > 1:
+                state = self._after(regime.policy, state, laws, counts_SxK[:-1])
+            last_K = counts_SxK[-1]
             row += blocks
         end = PlanPoint(at.block + num_rows, state, last_K, rows.credit_C, rows.laid_out_C, laws, held_K)
         return rows.counts_SxC, end

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -34,8 +35,16 @@ class Regime:
     upper_K: np.ndarray
     hold: bool
 
+    @functools.cached_property
+    def _tightest(self) -> tuple[float, float]:
+        """The greatest lower and the least upper bound: weights between them need no closer look."""
+        return self.lower_K.max(), self.upper_K.min()
+
     def bent(self, weights_K: np.ndarray) -> np.ndarray:
         """The weights within the bounds that are set by hand."""
+        floor, ceiling = self._tightest
+        if floor <= weights_K[weights_K.argmin()] and weights_K[weights_K.argmax()] <= ceiling:
+            return weights_K
         return steer.shaped(weights_K, self.lower_K, self.upper_K)
 
 

@@ -96,7 +96,9 @@ class AdoPolicy:
             if config.clip_target in ("preference", "both"):
                 rho_K = self._clip(rho_K)
             # (5)  π = γ2·ρ + (1−γ2)·π̄ ;  π̄ ← π̄ + (ρ − π̄)/(t+1)
-            weights_K = config.preference_rate * rho_K + (1 - config.preference_rate) * state.average_K
+            weights_K, rate = rho_K, config.preference_rate
+            if rate < 1:
+                weights_K = rate * rho_K + (1 - rate) * state.average_K
             average_K = state.average_K + (rho_K - state.average_K) / (t + 1)
             if config.clip_target in ("policy", "both"):
                 weights_K = self._clip(weights_K)
@@ -148,13 +150,13 @@ class AdoPolicy:
         if config.credit_exponent > 0:
             with np.errstate(divide="ignore"):  # log 0 = −inf is a share of zero
                 score_K = score_K + config.credit_exponent * np.log(credit_K)
-        if config.speed_exponent > 0:  # else the speed does not count, not even one of zero
+        if (exponent := config.speed_exponent) > 0:  # else the speed does not count, not even one of zero
             known_speed_K = log_speed_K if known_K is None else np.where(known_K, log_speed_K, 0.0)
-            score_K = score_K + config.speed_exponent * known_speed_K
+            score_K = score_K + (known_speed_K if exponent == 1 else exponent * known_speed_K)
         if known_K is not None:
             score_K = np.where(known_K, score_K, -np.inf)
-        highest = score_K.max()
-        if not np.any(score_K > -np.inf):
+        highest = score_K[score_K.argmax()]
+        if highest == -np.inf:
             return self.prior_K
         share_K = np.exp(score_K - highest)
         if known_K is None:

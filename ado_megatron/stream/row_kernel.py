@@ -101,11 +101,11 @@ def nth_largest(value_C, n, bits, bucket_B):
 
 
 @compiled
-def choose(key_C, up_C, step_C, extra, value_C, bucket_B):
-    """Mark in up_C (1) who takes one of the `extra` samples of a row; False if the row cannot be filled so.
+def rare_go_up(key_C, up_C, step_C, extra, value_C, bucket_B):
+    """Mark in up_C (1) which rare datasets take one of the `extra` samples of a row, beside those that are still up:
+    one whose remainder is among the `extra` largest of all. Returns what is left for the often ones.
 
-    up_C: 1 for the rare datasets that are still up. A rare one goes up if its remainder is among the `extra` largest of
-    all; the largest of the often datasets take what is left.
+    value_C: afterwards the keys of the often datasets, which differ in their lower bits; -1 for the others.
     """
     num_datasets = len(key_C)
     for c in range(num_datasets):
@@ -117,15 +117,18 @@ def choose(key_C, up_C, step_C, extra, value_C, bucket_B):
                 up_C[c] = 1
             extra -= up_C[c]
             value_C[c] = -1
+    return extra
+
+
+@compiled
+def can_take(value_C, extra):
+    """Whether `extra` often datasets have a remainder: then the row can be filled, whoever of them goes up."""
     if extra <= 0:
         return extra == 0
-    least = nth_largest(value_C, extra, KEY_BITS + DATASET_BITS, bucket_B)
-    if least >> DATASET_BITS <= 0:
-        return False
-    for c in range(num_datasets):
-        if value_C[c] >= least:
-            up_C[c] = 1
-    return True
+    for value in value_C:
+        if value >> DATASET_BITS > 0:
+            extra -= 1
+    return extra <= 0
 
 
 @compiled
@@ -158,11 +161,14 @@ def constant_row(quota_C, step_C, counts_C, work_4xC, bucket_B):
             key_C[c] = part_C[c] >> (SHIFT - KEY_BITS)
             extra += key_C[c]
         extra = (extra + (1 << KEY_BITS) - 1) >> KEY_BITS
-        if not choose(key_C, up_C, step_C, extra, value_C, bucket_B):
+        extra = rare_go_up(key_C, up_C, step_C, extra, value_C, bucket_B)
+        if not can_take(value_C, extra):
             return False
+        if row == 0:  # of the rows after it only this is asked, that they can be filled
+            least = nth_largest(value_C, extra, KEY_BITS + DATASET_BITS, bucket_B) if extra > 0 else np.int64(1 << 62)
+            for c in range(num_datasets):
+                counts_C[c] = (quota_C[c] >> SHIFT) + (1 if value_C[c] >= least else up_C[c])
         for c in range(num_datasets):
-            if row == 0:
-                counts_C[c] = (quota_C[c] >> SHIFT) + up_C[c]
             if step_C[c] >= ONE:
                 up_C[c] = 0
             part_C[c] = (part_C[c] + step_C[c]) & MASK

@@ -117,7 +117,7 @@ class RowLayout:
     ) -> bool:  # fmt: skip
         """Whether the row could be laid out by the kernel, or by the one rule that it leaves to numpy."""
         total = np.add.reduce(weights_C)
-        if not 0 < total < np.inf or np.minimum.reduce(weights_C) < 0:
+        if not 0 < total < np.inf or weights_C[weights_C.argmin()] < 0:
             return False
         counts_C, work_6xC = self._counts_C, self._work_6xC
         left_C = work_6xC[5] if remaining_C is None else samples_left(remaining_C)
