@@ -270,6 +270,8 @@ def pretrain(session: Session, framework: Framework, stock: Any) -> Any:
             return result
         except UserError as error:
             sentence = str(error)
+        finally:
+            session.at_end.close()
         # Here the error, and with it the frames of the training, are gone, so that its loaders can end their workers.
         session.abandon()
         console.end_with(UserError(sentence))

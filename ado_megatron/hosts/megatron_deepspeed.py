@@ -109,7 +109,10 @@ def _blend(session: Session, framework: Framework, stock: Any) -> Any:
 
 def _iterators(session: Session, framework: Framework, stock: Any) -> Any:
     def build_train_valid_test_data_iterators(provider):
-        return tuple(None if batches is None else _Batches(batches, session) for batches in stock(provider))
+        ours = [None if batches is None else _Batches(batches, session) for batches in stock(provider)]
+        for batches in filter(None, ours):
+            session.at_end.callback(batches.let_go)
+        return tuple(ours)
 
     return build_train_valid_test_data_iterators
 
@@ -125,6 +128,11 @@ class _Batches:
 
     def __next__(self):
         return self._session.drawn(next(self._batches))
+
+    def let_go(self) -> None:
+        """Nothing comes any more. The pipeline engine keeps its iterator until the interpreter ends, which kills the
+        loader's workers, and they leave their temporary directories; without it they end by themselves."""
+        self._batches = iter(())
 
 
 def _prefixes(path: list[str] | None) -> list[str]:

@@ -13,6 +13,7 @@ Legend: K domains, C datasets (prefixes), B samples of a micro-batch, L tokens.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Sequence
@@ -60,6 +61,7 @@ class Session:
         self._step = 0
         self._validation = Validation()
         self.boards = Boards()
+        self.at_end = contextlib.ExitStack()  # what is let go when the training has ended, in whatever way
         self._feed: BoardFeed | None = None
 
     # ---------------------------------------------------------------- data

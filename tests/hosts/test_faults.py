@@ -34,9 +34,11 @@ def assert_ends_with_two(run, sentence: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["lm", "lm_main", "deepspeed", "deepspeed_flat"])
-def test_a_termination_signal_saves_with_our_state_and_the_run_goes_on(host, place):
-    """The framework's --exit-signal-handler: the signal reaches rank 1 alone, all ranks end after the same step."""
+def test_a_termination_signal_saves_with_our_state_and_the_run_goes_on(host, place, tmp_path, monkeypatch):
+    """The framework's --exit-signal-handler: the signal reaches rank 1 alone, all ranks end after the same step, and
+    their loaders' workers with them."""
     directory, data = place
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     save = directory / f"{host}_terminated"
     pipeline = ["--pipeline-model-parallel-size", 2] if host == "deepspeed" else []
     options = ["--exit-signal-handler", "--num-workers", 2, *pipeline, *QUICK_ADO, "--ado-audit"]
@@ -50,6 +52,7 @@ def test_a_termination_signal_saves_with_our_state_and_the_run_goes_on(host, pla
     assert second.status == 0 and min(second.curve) == iteration + 1 and max(second.curve) == STEPS, tail(second)
     verdict = audit(save)
     assert verdict.failure is None and verdict.samples == STEPS * 8 and verdict.attempts == 2
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(("ado-", "pymp-"))] == []
 
 
 @pytest.mark.parametrize("host", ["lm", "deepspeed", "deepspeed_flat"])

@@ -1,5 +1,6 @@
 """Hook points are checked, all of them, and a script's functions are found."""
 
+import contextlib
 import functools
 import weakref
 from types import SimpleNamespace
@@ -45,6 +46,7 @@ class Recorder:
 
     def __init__(self, token=None):
         self.calls, self.token = [], token
+        self.at_end = contextlib.ExitStack()
 
     def save(self, *place):
         self.calls.append(("save", *place))
@@ -89,9 +91,11 @@ def test_the_arguments_of_a_loaded_checkpoint_are_overheard():
     ],
 )  # fmt: skip
 def test_the_end_of_a_run_closes_the_session_and_a_user_error_is_a_sentence(ending, code, calls, capsys):
-    session = Recorder()
+    session, let_go = Recorder(), []
+    session.at_end.callback(let_go.append, "loaders")
 
     def stock():
+        assert let_go == []
         if ending is not None:
             raise ending
         return "done"
@@ -103,7 +107,7 @@ def test_the_end_of_a_run_closes_the_session_and_a_user_error_is_a_sentence(endi
         with pytest.raises(SystemExit) as leaving:
             pretrain()
         assert leaving.value.code == code
-    assert session.calls == calls
+    assert session.calls == calls and let_go == ["loaders"]
     assert ("error: no more data" in capsys.readouterr().err) == isinstance(ending, UserError)
 
 
