@@ -59,6 +59,7 @@ setup(
         "fast": ["numba>=0.68,<0.69"],  # compiles the rows of moving weights; wheels for Python 3.10 to 3.13
         "report": ["matplotlib>=3.10,<3.12", "plotly>=6.0,<8"],
         "wandb": ["wandb>=0.31,<0.32"],
+        "mlflow": ["mlflow>=3.1,<4"],
         "tokenizers": ["tokenizers>=0.20.3,<0.24"],
         "test": [
             "pytest>=8,<10",

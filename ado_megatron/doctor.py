@@ -42,6 +42,7 @@ OPTIONAL = {
     "zstandard": ".jsonl.zst input of `prepare`",
     "tokenizers": "Hugging Face tokenizer files",
     "wandb": "Weights & Biases",
+    "mlflow": "MLflow",
 }
 SHM_BYTES = 128 << 20
 

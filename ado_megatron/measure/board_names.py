@@ -1,4 +1,4 @@
-"""The names under which a run appears in TensorBoard and W&B: one table, for `pretrain` and every framework alike.
+"""The names under which a run appears in TensorBoard, W&B and MLflow: one table for `pretrain` and all frameworks.
 
 Whoever writes to a board builds its scalars here; launch/README.md shows the table, and the tests hold it against what
 arrives. A name keeps its meaning from one version to the next.
@@ -6,6 +6,7 @@ arrives. A name keeps its meaning from one version to the next.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -50,6 +51,12 @@ def of_run(**values: float) -> dict[str, float]:
 def of_step(**values: float) -> dict[str, float]:
     """{"train/loss": 2.5, …} of loss=2.5, …. ValueError for a name that the table lacks."""
     return {_known(f"train/{name}"): float(value) for name, value in values.items()}
+
+
+def mlflow_name(name: str) -> str:
+    """A name as MLflow takes it: of a domain's name only letters, digits and `_-. :` are left."""
+    *kinds, last = name.split("/", 2)
+    return "/".join([*kinds, re.sub(r"[^\w.\- :]", "_", last)])
 
 
 def _known(name: str) -> str:

@@ -1,4 +1,4 @@
-"""TensorBoard and W&B of a run of `ado-megatron pretrain`, on rank zero. Names: measure/board_names.py."""
+"""TensorBoard, W&B and MLflow of a run of `ado-megatron pretrain`, on rank zero. Names: measure/board_names.py."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
 from ado_megatron.files import atomic_write
 from ado_megatron.measure.boards import Boards, Write
+from ado_megatron.trainer.mlflow_board import MlflowBoard
 from ado_megatron.trainer.options import TrainerOptions
 
-TENSORBOARD, WANDB = "TensorBoard", "W&B"
+TENSORBOARD, WANDB, MLFLOW = "TensorBoard", "W&B", "MLflow"
 
 
 def check_boards(options: TrainerOptions) -> None:
     """UserError, before anything is started, for a board that is asked for and is not installed."""
-    if options.wandb_project and importlib.util.find_spec("wandb") is None:
-        raise UserError(
-            "--wandb-project needs the package wandb; `pip install wandb`, or `pip install ado-megatron[wandb]`"
-        )
+    wanted = {"wandb": options.wandb_project, "mlflow": options.mlflow_experiment}
+    for (package, given), flag in zip(wanted.items(), ("--wandb-project", "--mlflow-experiment"), strict=True):
+        if given and importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"{flag} needs the package {package}; `pip install {package}`, or `pip install ado-megatron[{package}]`"
+            )
 
 
 class RunBoards:
@@ -37,6 +40,8 @@ class RunBoards:
             self._boards.attempt(TENSORBOARD, lambda: self._open_tensorboard(options, first_step))
         if options.wandb_project:
             self._boards.attempt(WANDB, lambda: self._open_wandb(options, config, first_step))
+        if options.mlflow_experiment:
+            self._boards.attempt(MLFLOW, lambda: self._open_mlflow(options, config, first_step))
 
     def _open_tensorboard(self, options: TrainerOptions, first_step: int) -> None:
         if importlib.util.find_spec("tensorboard") is None:
@@ -67,11 +72,17 @@ class RunBoards:
         run = wandb.init(
             project=options.wandb_project, name=options.wandb_name or folder.resolve().name, dir=str(folder),
             id=known, resume="allow" if known else None,
-            config={"pretrain": dataclasses.asdict(options), "ado": config.to_dict()},
+            config=_facts(options, config),
             settings=wandb.Settings(console="off"),  # stdout and stderr stay those of the launcher
         )  # fmt: skip
         atomic_write(id_file, run.id.encode())
         self._writes[WANDB], self._closes[WANDB] = lambda scalars, step: run.log(dict(scalars), step=step), run.finish
+
+    def _open_mlflow(self, options: TrainerOptions, config: AdoConfig, first_step: int) -> None:
+        board = MlflowBoard(
+            str(options.mlflow_experiment), Path(options.run_dir), first_step > 0, _facts(options, config)
+        )
+        self._writes[MLFLOW], self._closes[MLFLOW] = board.write, board.close
 
     @property
     def any(self) -> bool:
@@ -86,6 +97,10 @@ class RunBoards:
         """Write out what is waiting."""
         for name, close in self._closes.items():
             self._boards.attempt(name, close, now=True)
+
+
+def _facts(options: TrainerOptions, config: AdoConfig) -> dict[str, dict[str, Any]]:
+    return {"pretrain": dataclasses.asdict(options), "ado": config.to_dict()}
 
 
 def _quiet_writer_threads() -> None:

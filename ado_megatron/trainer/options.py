@@ -90,6 +90,8 @@ class TrainerOptions:
         "project of Weights & Biases to report to, too; `WANDB_MODE=offline` needs no network", kind=str, resume="free")
     wandb_name: str | None = option(None, "name of the run there; default: that of --run-dir", kind=str,
         resume="free")
+    mlflow_experiment: str | None = option(None,
+        "experiment of MLflow to report to, too, at the place that MLFLOW_TRACKING_URI names", kind=str, resume="free")
     progress: bool = option(True, "show a progress bar", resume="free")
     # fmt: on
 

@@ -30,6 +30,23 @@ def tensorboard_curves(directory: Path) -> Curves:
     return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
+def mlflow_files(monkeypatch, directory: Path) -> None:
+    """Skip without the package; else it writes below `directory` and asks no network."""
+    pytest.importorskip("mlflow", reason="pip install mlflow-skinny (see launch/README.md)")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", directory.as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+
+
+def mlflow_curves(directory: Path, experiment: str) -> tuple[dict[str, str], Curves]:
+    """(parameters, curves) of the only run of an experiment, by the package's own client."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(directory.as_uri())
+    (run,) = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    histories = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+    return run.data.params, {name: [(one.step, one.value) for one in points] for name, points in histories.items()}
+
+
 def wandb_files(directory: Path) -> list[Path]:
     """The files of the offline runs below `directory`, oldest first."""
     return sorted(directory.rglob("offline-run-*/run-*.wandb"))
