@@ -69,8 +69,8 @@ class AdoConfig(PolicyOptions, BlendOptions):
     accept_data: str | None = option(
         None,
         "on resume, go on although datasets were added, removed, grown or moved (one or more of these words, with "
-        "commas): what stays keeps its position, what comes or has grown starts at its first sample; moved is one of "
-        "the same content under another name",
+        "commas): what stays keeps its position, what comes or has grown starts at its first sample; moved is one at "
+        "another path, under its name or, with the same content, under another",
         kind=str, resume="silent", compare=False,
     )
 

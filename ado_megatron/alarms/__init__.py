@@ -8,9 +8,9 @@ stops a training.
     for alarm in alarms.at_refit(Refit(...)):
         print(alarm.text)
 
-    alarms.py  what is remembered between refits, and when an alarm is raised
+    alarms.py  when an alarm is raised;   memory.py  what is remembered from one refit to the next
     losses.py  a domain's loss since the last refit: its mean, its error, and what its law had foretold
-    supply.py  what runs out, what was drawn and not measured
+    supply.py  what runs out, what was drawn and not measured;   ranks.py  which rank had more or less than its part
 """
 
 from ado_megatron.alarms.alarms import Alarm, Alarms, Refit

@@ -11,11 +11,14 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from ado_megatron.alarms import Alarms, Refit
+from ado_megatron.alarms.memory import Memory
 from ado_megatron.alarms.supply import Supply
 from ado_megatron.blend.epoch_caps import with_share
 from ado_megatron.files import BestEffort
 from ado_megatron.mixer.planner import Planner
 from ado_megatron.mixer.recorder import Recorder
+from ado_megatron.mixer.resume import Saved
+from ado_megatron.npz import unnest
 from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.stream.schedule import Schedule
 
@@ -28,6 +31,17 @@ class AlarmDesk:
         self._alarms = Alarms(planner.domains.names_K)
         self._effort = BestEffort("alarms", errors=(Exception,))
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """What is remembered between refits, for a sidecar."""
+        return self._alarms.memory.to_arrays()
+
+    def restore(self, saved: Saved) -> None:
+        """Go on from a sidecar; one of before alarms were kept there has none, and they begin anew."""
+        arrays = unnest("alarms/", saved.arrays)
+        if arrays:
+            memory = Memory.from_arrays(arrays, saved.old_domain_K())
+            self._alarms = Alarms(self._planner.domains.names_K, memory)
+
     def look(
         self, step: int, block: int, rows: Mapping[str, np.ndarray], laws: Laws | None, failure: str | None
     ) -> None:
@@ -38,8 +52,7 @@ class AlarmDesk:
     def _look(
         self, step: int, block: int, rows: Mapping[str, np.ndarray], laws: Laws | None, failure: str | None
     ) -> None:
-        samples_K, tokens_K = self._recorder.measured()
-        refit = Refit(step, rows, laws, failure, self._supply(block), samples_K, tokens_K)
+        refit = Refit(step, rows, laws, failure, self._supply(block), *self._recorder.measured())
         for alarm in self._alarms.at_refit(refit):
             self._log(f"ado: alarm, step {step}: {alarm.text}")
             self._recorder.metrics.write("alarm", step, **alarm.to_record())

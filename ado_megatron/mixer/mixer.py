@@ -29,6 +29,7 @@ from ado_megatron.measure.meter import DomainMeter
 from ado_megatron.mixer.loader import LoaderSettings, check_shared_memory
 from ado_megatron.mixer.node_table import share_table
 from ado_megatron.mixer.owner_lock import OwnerLock
+from ado_megatron.mixer.rank_tokens import sum_over_world
 from ado_megatron.mixer.rank_zero import RankZero
 from ado_megatron.mixer.refit_schedule import PendingRefit, RefitSchedule, fit_deadline_of, fit_lag_of, lookahead_of
 from ado_megatron.mixer.resume import Saved
@@ -223,7 +224,6 @@ class Mixer:
 
     def _publish(self, before: Callable[[], None] = lambda: None) -> None:
         """Plan on rank zero, publish on every rank, and compare, the next rows. before: done on rank zero.
-
         Rows that are published never change, so only those are that readers need soon: a change by hand (console.py)
         holds from the first that is not. On this occasion all ranks hear of the snapshots that one has asked for.
         """
@@ -245,9 +245,9 @@ class Mixer:
         """One sum over the world of the steps since the last; rank zero appends them to history and metrics."""
         if not self._steps:
             return
-        sums_TxKx2 = self.world.all_reduce_sum(self.meter.take(len(self._steps)))
+        sums = sum_over_world(self.world, self.meter.take(len(self._steps)))
         if self.world.is_zero:
-            self._on_zero().recorder.record(self._steps, sums_TxKx2.cpu().numpy())
+            self._on_zero().recorder.record(self._steps, *(one.cpu().numpy() for one in sums))
         self._steps.clear()
 
     def weights_K(self, consumed_samples: int) -> np.ndarray:

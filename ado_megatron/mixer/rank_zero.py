@@ -156,6 +156,7 @@ class RankZero:
         self.console.restore(saved)
         self.planner.restore(saved)
         self.recorder.restore(saved.history())
+        self._alarms.restore(saved)
         if start_C is not None:
             return self.begin_at(consumed_samples, start_C, refits)
         next_snapshot, pending = saved.refits(refits.snapshot_after)
@@ -218,7 +219,7 @@ class RankZero:
              "save": secrets.token_hex(8)},  # else two saves that hold the same would have the same token
             config=self.config, domains=self.domains, schedule=self.schedule.state_dict(consumed_samples),
             planner=self.planner.to_arrays(-(-consumed_samples // block_size), self.schedule.planned),
-            history=self.recorder.history.to_arrays(), pending=pending,
+            history=self.recorder.history.to_arrays(), alarms=self._alarms.to_arrays(), pending=pending,
         )  # fmt: skip
 
     def export_static(self, consumed_samples: int) -> None:

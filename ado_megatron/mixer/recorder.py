@@ -1,6 +1,6 @@
 """Rank zero's memory of what was measured: the loss history that is fitted, and metrics.jsonl that is read by people.
 
-Legend: K domains, C datasets, T steps.
+Legend: K domains, C datasets, T steps, W ranks.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Recorder:
         }  # fmt: skip
         self.metrics = MetricsWriter(path, header)
         self._measured = np.zeros(len(domains.names_K), np.int64), np.zeros(len(domains.names_K))
+        self._ranks_WxN: np.ndarray | None = None
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Go on from a saved history; one of another form (bins, steps) cannot be continued and starts afresh."""
@@ -44,8 +45,12 @@ class Recorder:
         if history.binned == self.history.binned:
             self.history = history
 
-    def record(self, steps: list[tuple[int, int, int]], sums_TxKx2: np.ndarray) -> None:
-        """Append steps (0-based step, samples consumed before, after it) with their loss sums and token counts."""
+    def record(
+        self, steps: list[tuple[int, int, int]], sums_TxKx2: np.ndarray, ranks_WxN: np.ndarray
+    ) -> None:  # fmt: skip
+        """Append steps (0-based step, samples consumed before, after it) with their loss sums and token counts.
+        ranks_WxN: what each rank measured of them (rank_tokens.py)."""
+        self._ranks_WxN = ranks_WxN if self._ranks_WxN is None else self._ranks_WxN + ranks_WxN
         step_T, before_T, after_T = np.array(steps, dtype=np.int64).T
         n_TxK = self._n_TxK(after_T)
         samples_TxK = n_TxK - self._n_TxK(before_T)
@@ -65,9 +70,10 @@ class Recorder:
         """Samples of each domain among the first `consumed` of the stream, int64."""
         return self._domains.by_domain_many(self._schedule.cumulative_many(consumed_T))
 
-    def measured(self) -> tuple[np.ndarray, np.ndarray]:
-        """Samples and tokens of each domain that this process has recorded: samples_K (int64), tokens_K."""
-        return self._measured
+    def measured(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Samples and tokens of each domain that this process has recorded: samples_K (int64), tokens_K; and what each
+        rank measured of them."""
+        return *self._measured, self._ranks_WxN
 
     def flush(self, step: int, consumed_samples: int) -> None:
         """Write the steps of an unfinished logging interval (before a checkpoint, at the end)."""

@@ -18,7 +18,7 @@ import numpy as np
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import SidecarError
-from ado_megatron.mixer.data_changes import accepted, changes, continues_C
+from ado_megatron.mixer.data_changes import OTHER, DataChanges, accepted, places
 from ado_megatron.mixer.plan_point import PlanPoint
 from ado_megatron.npz import nest, unnest
 from ado_megatron.option_fields import flag_of, names
@@ -30,20 +30,21 @@ from ado_megatron.stream.permutation import derive_key
 
 def pack(
     meta: dict[str, Any], *, config: AdoConfig, domains: Domains, schedule: dict[str, Any], planner: dict,
-    history: dict, pending: list[tuple[int, int, dict | None]],
+    history: dict, alarms: dict, pending: list[tuple[int, int, dict | None]],
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # fmt: skip
     """(meta, arrays) of a sidecar. meta: position and plan as integers. pending: (block, step, history that its fit
     was given or None) of the snapshots whose laws are not yet in force."""
     schedule_arrays = {name: value for name, value in schedule.items() if isinstance(value, np.ndarray)}
     meta = meta | {
         "domains": domains.fingerprint(), "config": config.to_dict(), "names_K": list(domains.names_K),
-        "prefixes_C": list(domains.prefixes_C), "lengths_C": domains.lengths_C.tolist(),
+        "prefixes_C": list(domains.prefixes_C), "paths_C": places(domains.prefixes_C),
+        "lengths_C": domains.lengths_C.tolist(),
         "content_C": None if domains.content_C is None else domains.content_C.tolist(),
         "schedule": {name: value for name, value in schedule.items() if name not in schedule_arrays},
         "cycles": [(block, step, fitted is not None) for block, step, fitted in pending],
     }  # fmt: skip
     arrays = {"base_id_C": domains.stream_id_C} | nest("schedule/", schedule_arrays)
-    arrays |= nest("planner/", planner) | nest("history/", history)
+    arrays |= nest("planner/", planner) | nest("history/", history) | nest("alarms/", alarms)
     for n, (_, _, fitted) in enumerate(pending):
         arrays |= nest(f"fit{n}/", fitted or {})
     return meta, arrays
@@ -89,20 +90,23 @@ class Saved:
         refused = [f"{flag_of(name, PREFIX)} {theirs[name]}" for name in differ if name not in may_change]
         # A state that was saved before the content of the data was known is compared without it.
         self.same_data = meta["domains"] in (domains.fingerprint(), domains.fingerprint(content=False))
-        if not self.same_data:
-            refused.append(f"the data {_data(meta, domains)}")
-        kinds = {} if self.same_data else changes(meta, arrays["base_id_C"], domains)
-        known = bool(kinds) and len(refused) == 1 and kinds.keys() <= accepted(config.accept_data)
+        data = DataChanges(meta, arrays["base_id_C"], domains)
+        self._old_C = data.old_C
+        narrow = ""
+        if data.kinds or not self.same_data:
+            if data.kinds and OTHER not in data.kinds and not refused:
+                narrow = f"; --ado-accept-data {','.join(data.kinds)} accepts this change of the data and no other"
+            refused.append(f"the data {data.text}")
+        words = accepted(config.accept_data)
+        known = bool(narrow) and data.kinds.keys() <= words
         if refused and not (config.accept_changes or known):
-            narrow = f"; --ado-accept-data {','.join(kinds)} accepts this change of the data and no other"
             raise SidecarError(
                 f"the sidecar {path} was written with {'; '.join(refused)}; resume with the same, or say "
-                "--ado-accept-changes to go on with what is given now"
-                + (narrow if kinds and len(refused) == 1 and "other" not in kinds else "")
+                f"--ado-accept-changes to go on with what is given now{narrow}"
             )
         free = [f"{flag_of(name, PREFIX)} {theirs[name]}" for name in differ if name in may_change]
         self.changes = refused + free
-        self.keep_rows = not self.changes
+        self.keep_rows = not differ and self.same_data  # a move alone changes no row
 
     @property
     def first_free_block(self) -> int:
@@ -111,7 +115,7 @@ class Saved:
 
     def old_dataset_C(self) -> np.ndarray:
         """For each dataset of this run, the saved one that it continues, or -1: a new one, or one of another length."""
-        return continues_C(self.meta, self.arrays["base_id_C"], self.domains)
+        return self._old_C
 
     def old_domain_K(self) -> np.ndarray:
         """For each domain of this run, the saved domain that it continues (same name, all its datasets), or -1.
@@ -124,17 +128,17 @@ class Saved:
         return np.where(changed_K, -1, old_K)
 
     def stream_id_C(self) -> np.ndarray:
-        """What stands for each dataset in the order of samples: as saved; anew for one whose length changed, whose
-        old order would not hold."""
-        known = {int(base) for base in self.arrays["base_id_C"]}
+        """What stands for each dataset in the order of samples: as saved; a new one for what is new, of an id that no
+        other has or had (a dataset that was moved keeps its id, and its old name may come again)."""
+        saved_C = self.arrays["schedule/stream_id_C"]
+        taken = {int(stream) for stream in (*self.arrays["base_id_C"], *saved_C)}
         ids = []
-        for base, length, old in zip(
-            self.domains.stream_id_C, self.domains.lengths_C, self.old_dataset_C(), strict=True
-        ):
-            if old >= 0:
-                ids.append(int(self.arrays["schedule/stream_id_C"][old]))
-            else:
-                ids.append(derive_key(int(base), int(length)) >> 1 if int(base) in known else int(base))
+        for base, length, old in zip(self.domains.stream_id_C, self.domains.lengths_C, self._old_C, strict=True):
+            stream = int(base if old < 0 else saved_C[old])
+            while old < 0 and stream in taken:
+                stream = derive_key(stream, int(length)) >> 1
+            taken.add(stream)
+            ids.append(stream)
         return np.array(ids, dtype=np.int64)
 
     def schedule_state(self) -> dict[str, Any]:
@@ -241,25 +245,3 @@ def _as_before(config: AdoConfig, saved: dict[str, Any]) -> AdoConfig:
         if spec.name not in saved and getattr(config, spec.name) is None and spec.metadata["before"] is not None
     }  # fmt: skip
     return dataclasses.replace(config, **new)
-
-
-def _data(meta: dict[str, Any], domains: Domains) -> str:
-    """The first difference between the saved blend and this one, in words."""
-    prefixes = meta["prefixes_C"]
-    lengths = dict(zip(prefixes, meta["lengths_C"], strict=True))
-    ours = dict(zip(domains.prefixes_C, domains.lengths_C.tolist(), strict=True))
-    for prefix, length in lengths.items():
-        if prefix not in ours:
-            return f"{prefix}, which is not in this blend"
-        if ours[prefix] != length:
-            return f"{prefix} of {length} samples, now {ours[prefix]}"
-    extra = next((prefix for prefix in ours if prefix not in lengths), None)
-    if extra is not None:
-        return f"without {extra}"
-    content = meta.get("content_C")  # a state that was saved before it was known has none
-    if content is not None and domains.content_C is not None:
-        known = dict(zip(domains.prefixes_C, domains.content_C.tolist(), strict=True))
-        other = next((prefix for prefix, value in zip(prefixes, content, strict=True) if known[prefix] != value), None)
-        if other is not None:
-            return f"{other} of other contents"
-    return "of other contents, or grouped in another way"

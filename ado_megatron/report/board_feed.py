@@ -20,6 +20,7 @@ from ado_megatron.report.data import Run, token_mean
 from ado_megatron.report.read import RunReader
 
 _MOST = 64  # intervals kept: a board needs the newest
+_NEWS = {"step", "fit", "change", "alarm"}  # records that change what is shown; others come at every step
 
 
 class BoardFeed:
@@ -47,7 +48,8 @@ class BoardFeed:
             return {}
         for record in records:
             self._reader.add(record)
-        return self._scalars(self._reader.run()) if self._reader.steps else {}
+        told = self._reader.steps and any(record["type"] in _NEWS for record in records)
+        return self._scalars(self._reader.run()) if told else {}
 
     def _scalars(self, run: Run) -> dict[str, float]:
         ahead, laws = supply_at_end(run), run.laws()

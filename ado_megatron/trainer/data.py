@@ -9,6 +9,7 @@ Legend: B samples of a micro-batch, L tokens, C datasets (one per prefix), K dom
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import multiprocessing
 import signal
@@ -39,11 +40,12 @@ TrainBatch = tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 class _TokenizerFacts:
     """What GPTDataset asks a tokenizer for; the tokens are in the files already. No document mask is used, so neither
-    is `eod`."""
+    is `eod`. Cached indices are found by what is here and by the path; with the prefix's own identity, those of a file
+    that has been replaced by a larger one are not taken for its own."""
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, prefix: Prefix) -> None:
         self.vocab_size, self.eod, self.pad = vocab_size, 0, -1
-        self.unique_identifiers = {"vocab_size": vocab_size}
+        self.unique_identifiers = {"vocab_size": vocab_size, "prefix": prefix.identity()}
 
 
 def build_datasets(
@@ -60,7 +62,7 @@ def build_datasets(
         blend=([prefix.path for prefix in prefixes], None),
         split="1,0,0",
         path_to_cache=str(cache),
-        tokenizer=_TokenizerFacts(vocab_size),
+        tokenizer=_TokenizerFacts(vocab_size, prefixes[0]),
         reset_position_ids=False,
         reset_attention_mask=False,
         eod_mask_loss=False,
@@ -71,7 +73,8 @@ def build_datasets(
     for prefix in prefixes:
         documents = GPTDataset.build_low_level_dataset(prefix.path, config)
         chosen = np.arange(len(documents), dtype=np.int32)
-        datasets.append(GPTDataset(documents, prefix.path, chosen, None, split, config))
+        own = dataclasses.replace(config, tokenizer=_TokenizerFacts(vocab_size, prefix))
+        datasets.append(GPTDataset(documents, prefix.path, chosen, None, split, own))
         if len(datasets[-1]) != prefix.samples(options.seq_length):
             raise RuntimeError(
                 f"{prefix.path}: megatron-core makes {len(datasets[-1])} samples, not "

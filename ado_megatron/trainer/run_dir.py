@@ -94,7 +94,7 @@ def _differences(
     theirs: dict[str, Any], ours: dict[str, Any], options: TrainerOptions, config: AdoConfig
 ) -> list[str]:
     """What a user would have to change to continue the other run, in words. Which of its data may be others is for the
-    sidecar to say, where the user accepts some change of it."""
+    sidecar of its checkpoint to say, with the word that accepts it."""
     accept_changes, accept_data = config.accept_changes, config.accept_data is not None
     found = []
     for part, prefix in PARTS.items():
@@ -110,27 +110,35 @@ def _differences(
                     prefix + name.replace("_", "-") if prefix else {"dp": "data-parallel ranks"}.get(name, "--" + name)
                 )
                 found.append(f"{flag} was {_show(old)}, is {_show(new)}")
-    if not _same_data(theirs.get("data"), ours["data"]) and not (accept_changes or accept_data):
+    others = _other_data(theirs.get("data"), ours["data"])
+    judged = "train" in others and _has_sidecar(options)  # which says what has become of each dataset
+    if others and not (accept_changes or accept_data or judged):
         found.append("its data (prefixes, their contents or weights) is another (--ado-accept-data accepts that)")
     return found
 
 
-def _same_data(theirs: Any, ours: dict[str, Any]) -> bool:
-    """Whether two runs read the same data. An older version knew prefixes by fewer facts: then those count."""
+def _has_sidecar(options: TrainerOptions) -> bool:
+    """Whether the run goes on from a checkpoint."""
+    run = Path(options.run_dir)
+    latest = (run / "checkpoints" / "latest").is_file()
+    return bool(options.resume and steps_of(run) and (latest or options.resume == "newest-whole"))
 
-    def known(data: Any, side: str) -> list[list]:
-        return [list(prefix) for prefix in data[side]]
 
+def _other_data(theirs: Any, ours: dict[str, Any]) -> set[str]:
+    """In what the data of two runs differ: train, valid, weights. An older version knew prefixes by fewer facts: then
+    those count."""
+
+    def same(side: str) -> bool:
+        if side == "weights":
+            return theirs[side] == ours[side]
+        pairs = zip(map(list, theirs[side]), map(list, ours[side]), strict=True)
+        return all(len(old) >= 4 and old == new[: len(old)] for old, new in pairs)
+
+    sides = {"train", "valid", "weights"}
     try:
-        if theirs["weights"] != ours["weights"]:
-            return False
-        for side in ("train", "valid"):
-            pairs = list(zip(known(theirs, side), known(ours, side), strict=True))
-            if any(len(old) < 4 or old != new[: len(old)] for old, new in pairs):
-                return False
+        return {side for side in sides if not same(side)}
     except (TypeError, KeyError, ValueError):
-        return False
-    return True
+        return sides
 
 
 def _show(value: Any) -> str:

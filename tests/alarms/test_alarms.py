@@ -10,6 +10,7 @@ import pytest
 
 from ado_megatron.alarms import Alarms, Refit
 from ado_megatron.alarms.losses import Window
+from ado_megatron.alarms.memory import Memory
 from ado_megatron.alarms.supply import Supply
 from ado_megatron.config import AdoConfig
 from ado_megatron.scaling_law import Laws
@@ -126,6 +127,77 @@ def test_a_rank_that_does_not_train_shows_in_the_tokens_of_a_sample():
     assert alarms.at_refit(refit(4, FLAT, tokens_K=tokens_K + np.array([64e3, 56e3]))) == []  # said once
     assert alarms.at_refit(refit(5, FLAT, tokens_K=tokens_K + np.array([128e3, 120e3]))) == []  # over
     assert len(alarms.at_refit(refit(6, FLAT, tokens_K=tokens_K + np.array([192e3, 176e3])))) == 1  # again
+
+
+# What ranks 0 to 3 measured of two domains between two refits; rank 2 is no data rank.
+EVEN = np.array([[1, 6400, 3200], [1, 6200, 3400], [0, 0, 0], [1, 6500, 3100]], float)
+
+
+def refits_of_ranks(alarms, *new_WxN):
+    """The alarms of refits with what each rank measured between them."""
+    total, found = np.zeros((4, 3)), []
+    for n, one in enumerate(new_WxN):
+        total = total + one
+        samples_K = np.round(total[:, 1:].sum(0) / 64).astype(int)
+        found.append(alarms.at_refit(refit(n + 1, FLAT, ranks_WxN=total, samples_K=samples_K, tokens_K=samples_K * 64)))
+    return found
+
+
+def test_a_rank_that_trains_on_less_than_others_is_named_at_the_second_refit():
+    less = EVEN.copy()
+    less[3] = [1, 5800, 2900]
+    found = refits_of_ranks(Alarms(["code", "web"]), EVEN, less, EVEN, less, less, less, EVEN)
+    assert [len(one) for one in found] == [0, 0, 0, 0, 1, 0, 0]
+    alarm, = found[4]
+    assert (alarm.kind, alarm.domain) == ("draws", None)
+    assert alarm.text.startswith("all domains: rank 3 has 9.4% fewer tokens than others have trained on, since step 4")
+
+
+def test_a_rank_that_draws_more_of_a_domain_than_its_part_is_named_with_the_domain():
+    other = EVEN * 20
+    other[1, 1:] = [96_000, 96_000]  # 1,500 samples of each, where two thirds are code everywhere else
+    found = refits_of_ranks(Alarms(["code", "web"]), EVEN * 20, other, other)
+    assert [[alarm.domain for alarm in one] for one in found] == [[], [], ["code", "web"]]
+    assert all(alarm.evidence.startswith("rank 1 has trained on 1,500 of its samples") for alarm in found[2])
+
+
+def test_chance_and_small_numbers_are_no_uneven_draws():
+    rng = np.random.default_rng(0)
+    for samples in (4, 64, 4096):
+        alarms = Alarms(["code", "web"])
+        deals = [np.column_stack([np.ones(4), 64.0 * rng.multinomial(samples, [0.9, 0.1], 4)]) for _ in range(200)]
+        assert [alarm for one in refits_of_ranks(alarms, *deals) for alarm in one] == []
+
+
+def test_what_is_remembered_goes_through_a_sidecar():
+    """Alarms that are stopped and go on after each refit raise what alarms without a stop raise."""
+    good = Laws.given([[2.0, 0.3, 0.3], [2.0, 0.3, 0.3]])
+    good = dataclasses.replace(good, covariance_Kx3x3=np.zeros((2, 3, 3)))
+    bad = dataclasses.replace(good, ok_K=np.array([True, False]), reason_K=["", "not identified"])
+    steps = [dict(laws=good), dict(laws=bad), dict(failure="x"), dict(failure="y"), dict(laws=bad), dict(laws=bad),
+             dict(laws=bad), dict(laws=bad), dict(failure="z"), dict(failure="z")]  # fmt: skip
+
+    def texts(stops):
+        alarms, found = Alarms(["code", "web"]), []
+        for n, values in enumerate(steps):
+            rising = FLAT * (1.0 + 0.04 * max(n - 3, 0))
+            found += [(n, alarm.kind, alarm.domain) for alarm in alarms.at_refit(refit(n + 1, rising, **values))]
+            if stops:
+                arrays = {name: np.array(value) for name, value in alarms.memory.to_arrays().items()}
+                alarms = Alarms(["code", "web"], Memory.from_arrays(arrays, np.arange(2)))
+        return found
+
+    assert texts(True) == texts(False) and {kind for _, kind, _ in texts(True)} == {"fits", "worse", "above_law"}
+
+
+def test_of_other_domains_only_those_that_stay_are_remembered():
+    memory = Memory.new(2)
+    memory.failed, memory.above_K[:], memory.per_sample_K[:] = 1, [3, 4], [64.0, 32.0]
+    memory.standing_AxK1[0] = [True, False, True]
+    again = Memory.from_arrays(memory.to_arrays(), np.array([1, -1, 0]))
+    assert again.failed == 1 and again.above_K.tolist() == [4, 0, 3]
+    np.testing.assert_array_equal(again.per_sample_K, [32.0, np.nan, 64.0])
+    assert again.standing_AxK1[0].tolist() == [False, False, True, True]
 
 
 def test_fits_that_fail_are_said_at_the_second():

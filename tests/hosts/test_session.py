@@ -112,7 +112,10 @@ def test_data_that_has_moved_goes_on(run, prefixes, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     for prefix in prefixes:
         (tmp_path / f"{prefix}.bin").rename(tmp_path / "elsewhere" / f"{prefix.rpartition('/')[2]}.bin")
-    assert run(8, prefixes=[f"{tmp_path}/elsewhere/{prefix.rpartition('/')[2]}" for prefix in prefixes])
+    moved = [f"{tmp_path}/elsewhere/{prefix.rpartition('/')[2]}" for prefix in prefixes]
+    with pytest.raises(UserError, match="--ado-accept-data moved accepts this change"):
+        run(8, prefixes=moved)
+    assert run(8, prefixes=moved, config={"accept_data": "moved"})
 
 
 def test_one_file_by_two_paths_is_refused(run, prefixes, tmp_path):

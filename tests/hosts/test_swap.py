@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from ado_megatron.audit import audit
-from ado_megatron.measure.draw_file import DrawFile
-from ado_megatron.stream.sample_key import unpack_key
+from tests.kit.draws import draws
 from tests.kit.host_runs import QUICK_ADO, tail, train, write_domains
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
@@ -27,17 +26,6 @@ def blend_of(tmp_path, law=0.4) -> list[str]:
     rest = [(1 - law) * share for share in (0.5, 0.3, 0.2)]
     pairs = zip((*rest, law), prefixes, strict=True)
     return ["--data-path", *(word for weight, prefix in pairs for word in (f"{weight:.6f}", prefix))]
-
-
-def draws(directory, first=0) -> list[tuple[int, int, int]]:
-    """(i, dataset, sample) of every sample drawn from step `first` on, in the order of i."""
-    found = set()
-    for path in (directory / "ado" / "audit").glob("*.draws"):
-        for step in DrawFile.open(path).steps():
-            if step.step >= first:
-                i_N, dataset_N = unpack_key(step.key_N)
-                found |= set(zip(i_N.tolist(), dataset_N.tolist(), step.sample_N.tolist(), strict=True))
-    return sorted(found)
 
 
 def late_law(tmp_path) -> list[str]:

@@ -60,23 +60,29 @@ def checkout(host: str) -> Path:
 
 def write_domains(directory: Path) -> list[str]:
     """Tiny .bin/.idx domains with different token statistics; returns the blend as --data-path takes it."""
+    rng, blend = np.random.default_rng(0), []
+    for number, (name, (weight, documents)) in enumerate(DOMAINS.items()):
+        blend += [str(weight), write_domain(directory, name, number, documents, rng)]
+    return blend
+
+
+def write_domain(directory: Path, name: str, number: int, documents: int, rng: np.random.Generator) -> str:
+    """One tiny domain, of the tokens of `number`; returns its prefix."""
     import torch
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
-    rng, blend = np.random.default_rng(0), []
-    for number, (name, (weight, documents)) in enumerate(DOMAINS.items()):
-        prefix = directory / f"{name}_text_document"
-        builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
-        chain = rng.dirichlet(np.full(24, 0.1), size=24)
-        for _ in range(documents):
-            tokens = [int(rng.integers(24))]
-            for _ in range(int(rng.integers(60, 200))):
-                tokens.append(int(rng.choice(24, p=chain[tokens[-1]])))
-            tokens = [token + 30 * number + 1 for token in tokens] + [0]
-            builder.add_document(torch.tensor(tokens), [len(tokens)])
-        builder.finalize(f"{prefix}.idx")
-        blend += [str(weight), str(prefix)]
-    return blend
+    directory.mkdir(exist_ok=True)
+    prefix = directory / f"{name}_text_document"
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
+    chain = rng.dirichlet(np.full(24, 0.1), size=24)
+    for _ in range(documents):
+        tokens = [int(rng.integers(24))]
+        for _ in range(int(rng.integers(60, 200))):
+            tokens.append(int(rng.choice(24, p=chain[tokens[-1]])))
+        tokens = [token + 30 * number + 1 for token in tokens] + [0]
+        builder.add_document(torch.tensor(tokens), [len(tokens)])
+    builder.finalize(f"{prefix}.idx")
+    return str(prefix)
 
 
 @dataclasses.dataclass

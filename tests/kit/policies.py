@@ -10,6 +10,28 @@ from ado_megatron.scaling_law.laws import Laws
 
 NAMES = ("a", "b", "c")
 PRIOR = np.array([0.5, 0.3, 0.2])
+OWN = '''
+import dataclasses
+import numpy as np
+from ado_megatron.policy.state import state_at
+
+class Mine:
+    """Fixed weights; counts its steps in `extra`."""
+    fails_at = np.inf
+    def __init__(self, config, context):
+        self.context = context
+    def initial_state(self):
+        return state_at(self.context.prior_K, self.context.prior_K)
+    def step(self, state, laws, counts_K):
+        if state.step >= self.fails_at:
+            raise RuntimeError("no idea")
+        seen = int(state.extra.get("seen", 0)) + 1
+        state = dataclasses.replace(state.after(counts_K), extra={"seen": np.int64(seen)})
+        return state.at_weights(np.array([0.2, 0.2, 0.6]))
+
+class Failing(Mine):
+    fails_at = 20
+'''
 PARAMS = [[2.0, 0.5, 0.3], [1.0, 0.2, 0.5], [3.0, 0.7, 0.2]]  # log β, log ε, α
 LAWS = Laws.given(PARAMS)
 SHARED_LAWS = Laws.given(PARAMS, np.inf)  # in the samples of all domains

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ado_megatron.blend.domains import Domains
 from ado_megatron.errors import SidecarError, UserError
 from ado_megatron.mixer import rank_zero
 from tests.kit.mixing import LENGTHS, NAMES, config, domains
@@ -118,6 +119,75 @@ def test_a_word_for_the_data_accepts_no_other_option(tmp_path):
     with pytest.raises(SidecarError, match="--ado-huber-delta 0.01; the data without .*law"):
         run.start(tmp_path / "s.ado")
     run.kill()
+
+
+def moved_to(folder, names=NAMES, doms=None):
+    """The same datasets in another folder each."""
+    doms = doms or with_content(names)
+    prefixes = tuple(f"{folder}/{name}_text_document" for name in names)
+    return dataclasses.replace(doms, prefixes_C=prefixes)
+
+
+def test_another_folder_needs_its_word_and_changes_no_sample(tmp_path):
+    conf = config(audit=True)
+    whole = QuickRun(tmp_path / "whole", conf, STEPS, doms=with_content()).start().train(STEPS)
+    first = begun(tmp_path / "run", with_content())
+    run = QuickRun(tmp_path / "run", conf, STEPS, doms=moved_to("disk"))
+    sentence = (
+        "written with the data data/code_text_document, now at disk/code_text_document, data/wiki_text_document, now "
+        ".*; resume with the same, .*--ado-accept-data moved accepts"
+    )
+    with pytest.raises(SidecarError, match=sentence):
+        run.start(tmp_path / "run" / "s.ado")
+    run.kill()
+    moved = QuickRun(tmp_path / "run", config(audit=True, accept_data="moved"), STEPS, doms=moved_to("disk"))
+    moved.start(tmp_path / "run" / "s.ado").train(STEPS)
+    moved.kill()
+    assert first.stream + moved.stream == whole.stream
+    assert_audit_is_clean(tmp_path / "run")
+
+
+def test_another_word_for_the_same_place_is_no_move(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to("data")
+    begun(tmp_path / "run", with_content())
+    for folder in (tmp_path / "data", "link", "./data"):
+        run = QuickRun(tmp_path / "run", config(), STEPS, doms=moved_to(folder))
+        run.start(tmp_path / "run" / "s.ado").train(STEPS).kill()
+    monkeypatch.chdir("/")  # the whole project elsewhere: the words are the same
+    QuickRun(tmp_path / "run", config(), STEPS, doms=with_content()).start(tmp_path / "run" / "s.ado").kill()
+
+
+def test_of_datasets_with_one_name_each_keeps_its_own_position(tmp_path):
+    """The first of them is taken away, so by name the second would be the first."""
+    doms = Domains.build(["a/x", "b/x", "c/x"], [1.0] * 3, [90, 90, 120], config(), content_C=[1, 2, 3])
+    first = begun(tmp_path, doms)
+    left = Domains.build(["b/x", "c/x"], [1.0] * 2, [90, 120], config(), content_C=[2, 3])
+    second = QuickRun(tmp_path, config(audit=True, accept_data="removed"), STEPS, doms=left)
+    second.start(tmp_path / "s.ado").train(STEPS)
+    second.kill()
+    for k, length in enumerate((90, 120)):  # the end of an epoch lies behind the change
+        before, drawn = samples(first.stream, k + 1), samples(second.stream, k)
+        assert len(before) < length < len(before + drawn)
+        assert sorted((before + drawn)[:length]) == list(range(length))
+    assert_audit_is_clean(tmp_path)
+
+
+def test_a_dataset_that_takes_the_old_name_of_one_that_was_moved_has_its_own_order(tmp_path):
+    begun(tmp_path, with_content())
+    renamed = with_content(("code", "encyclopedia", "maths"), content={"encyclopedia": "wiki"})
+    second = QuickRun(tmp_path, config(audit=True, accept_data="moved"), STEPS, doms=renamed)
+    second.start(tmp_path / "s.ado").train(STOP + 5)
+    second.save(tmp_path / "t.ado")
+    second.kill()
+    both = with_content(("code", "encyclopedia", "maths", "wiki"), (*LENGTHS, 50),
+                        content={"encyclopedia": "wiki", "wiki": "another"})  # fmt: skip
+    third = QuickRun(tmp_path, config(audit=True, accept_data="added"), STEPS, doms=both)
+    third.start(tmp_path / "t.ado").train(STEPS)
+    third.kill()
+    assert len(set(third.mixer.schedule.stream_id_C.tolist())) == 4
+    assert_audit_is_clean(tmp_path)
 
 
 def test_pins_hold_on_with_other_data(tmp_path):

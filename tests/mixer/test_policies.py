@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.kit.mixing import Run, assert_nothing_repeated_or_skipped, config, content_of
-from tests.kit.policies import install_policies
+from tests.kit.policies import OWN, install_policies
 
 PLAN = {"policy": "plan", "plan_gate": 0.0, "plan_kl": 0.0, "plan_max_change": 0.1}
 PROBE = {"probe": 20.0, "probe_length": 7}
@@ -70,24 +70,10 @@ def test_options_of_the_plan_may_change_on_resume_and_act_at_once(tmp_path):
 
 
 def test_a_policy_of_ones_own_that_fails_is_named_and_the_run_goes_on(tmp_path, monkeypatch):
-    source = """
-import numpy as np
-from ado_megatron.policy.state import state_at
-
-class Mine:
-    def __init__(self, config, context):
-        self.context = context
-    def initial_state(self):
-        return state_at(self.context.prior_K, self.context.prior_K)
-    def step(self, state, laws, counts_K):
-        if state.step >= 20:
-            raise RuntimeError("no idea")
-        return state.after(counts_K).at_weights(np.array([0.25, 0.25, 0.5]))
-"""
-    install_policies(tmp_path, monkeypatch, source, mine="Mine")
+    install_policies(tmp_path, monkeypatch, OWN, mine="Failing")
     run = Run(tmp_path / "run", config(policy="mine"), steps=60).start().train(60)
     shares = np.bincount([dataset_id for dataset_id, _ in run.stream[-640:]], minlength=3) / 640
-    np.testing.assert_allclose(shares, [0.25, 0.25, 0.5], atol=0.01)
+    np.testing.assert_allclose(shares, [0.2, 0.2, 0.6], atol=0.01)
     said = [message for message in run.messages if "mine" in message]
     why = "policy mine failed, its last good weights stay (RuntimeError in step: no idea)"
     assert said == [f"ado: from block 21 on, {why}"]

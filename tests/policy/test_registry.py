@@ -10,24 +10,9 @@ from ado_megatron.policy import PolicyContext, make_policy, registry
 from ado_megatron.policy.ado import AdoPolicy
 from ado_megatron.policy.fixed import StaticPolicy
 from ado_megatron.policy.plan import PlanPolicy
-from tests.kit.policies import LAWS, NAMES, PRIOR, install_policies, is_distribution, walk
+from tests.kit.policies import LAWS, NAMES, OWN, PRIOR, install_policies, is_distribution, walk
 
-OWN = '''
-import dataclasses
-import numpy as np
-from ado_megatron.policy.state import state_at
-
-class Mine:
-    """Fixed weights; counts its steps in `extra`."""
-    def __init__(self, config, context):
-        self.context = context
-    def initial_state(self):
-        return state_at(self.context.prior_K, self.context.prior_K)
-    def step(self, state, laws, counts_K):
-        seen = int(state.extra.get("seen", 0)) + 1
-        state = dataclasses.replace(state.after(counts_K), extra={"seen": np.int64(seen)})
-        return state.at_weights(np.array([0.2, 0.2, 0.6]))
-
+BROKEN = '''
 def unmakeable(config, context):
     raise RuntimeError("no disk")
 
@@ -38,7 +23,7 @@ nothing = 3
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """An installed package with entry points: `mine`, and three that are broken each in its own way."""
-    install_policies(tmp_path, monkeypatch, OWN, mine="Mine", unmakeable="unmakeable", nothing="nothing",
+    install_policies(tmp_path, monkeypatch, OWN + BROKEN, mine="Mine", unmakeable="unmakeable", nothing="nothing",
                      absent="own_policies_that_are_not_there:X")  # fmt: skip
 
 

@@ -45,6 +45,9 @@ def test_a_loss_is_the_mean_since_the_last_look_and_nothing_is_told_twice(run):
     feed = BoardFeed(folder / "ado")
     assert feed.look() and feed.look() == {}
     with open(folder / "ado" / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"type": "progress", "step": records[cut - 1]["step"], "loss": 2.0}) + "\n")
+    assert feed.look() == {}  # what comes at every step brings nothing new
+    with open(folder / "ado" / "metrics.jsonl", "a") as file:
         file.write("".join(json.dumps(record) + "\n" for record in records[cut:]))
     late = [record for record in records[cut:] if record["type"] == "step"]
     weights = np.array([record["tokens_K"][1] for record in late])
