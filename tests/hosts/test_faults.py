@@ -86,7 +86,7 @@ def test_a_bin_of_the_same_size_with_other_content_is_refused_on_a_resume(host, 
     tokens.flush()
     refused = train(host, save, ["--data-path", *blend], [*options, "--load", save], steps=12)
     assert not refused.curve
-    assert_ends_with_two(refused, f"the data {tmp_path}/code_text_document of other contents; resume with the same")
+    assert_ends_with_two(refused, f"the data {tmp_path}/code_text_document of other contents (or it has grown")
 
 
 @pytest.mark.parametrize("host", ["lm", "deepspeed"])
