@@ -102,7 +102,7 @@ def prefixes(tmp_path):
 def test_a_bin_of_the_same_size_with_other_content_is_refused_on_a_resume(run, prefixes, tmp_path):
     run(0, prefixes=prefixes)
     (tmp_path / "code.bin").write_bytes(b"doce" * 50_000)
-    with pytest.raises(UserError, match="state_1.ado was written with the data .*/code of other contents .*; resume with"):
+    with pytest.raises(UserError, match="state_1.ado was written with the data .*/code of other contents "):
         run(8, prefixes=prefixes)
     assert run(8, prefixes=prefixes, config={"accept_changes": True})
 
