@@ -24,6 +24,10 @@ MOST_CAP = 2.0**63  # how "no cap" is written
 MOST_OF_LAW = 1e4  # of a law's logarithms and exponent
 PROGRESS = ("step", "loss", "lr", "grad_norm", "samples_per_second")
 EVENTS = ("alarm", "change")
+NOTHING_YET = (
+    "has no measured interval yet: losses are summed over the ranks at refits and checkpoints; the first refit is "
+    "after --ado-start-step steps"
+)
 _ROWS = ("step_S", "counts_SxK", "tokens_SxK", "loss_SxK", "weights_SxK", "drawn_SxK", "time_S")
 
 
@@ -41,7 +45,7 @@ def read_run(path: str | Path) -> Run:
     for record in records:
         reader.add(record)
     if reader.steps == 0:
-        raise UserError(f"{file} has no measured interval yet; wait for --ado-log-interval steps")
+        raise UserError(f"{file} {NOTHING_YET}")
     return reader.run()
 
 

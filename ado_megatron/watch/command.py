@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ado_megatron.errors import UserError
 from ado_megatron.option_fields import Parser
+from ado_megatron.report.read import NOTHING_YET
 from ado_megatron.watch.live import live
 from ado_megatron.watch.page import ORDERS, View, event_line, page, plain_line
 from ado_megatron.watch.preview import DEADLINE, Preview
@@ -55,7 +56,7 @@ def _once(followed: Followed, view: View, terminal: bool, fit: bool) -> None:
     """The page as it is now; in a pipe every column, and no colours."""
     followed.look()
     if not followed.measured:
-        raise UserError(f"{followed.path} has no measured interval yet; wait for --ado-log-interval steps")
+        raise UserError(f"{followed.path} {NOTHING_YET}")
     run, preview = followed.run(), Preview()
     if fit:
         preview.look(run, followed.steering(run), DEADLINE)
