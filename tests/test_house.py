@@ -206,6 +206,7 @@ def test_the_package_root_imports_nothing():
     assert list(imports(PACKAGE / "__init__.py")) == []
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="numpy's types are others in the last numpy for Python 3.10")
 def test_mypy_has_nothing_to_say():
     """Non-strict, over the package: what it is told is in pyproject.toml."""
     done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)

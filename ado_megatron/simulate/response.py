@@ -11,6 +11,7 @@ arrays log_beta_M, log_epsilon_M, alpha_M, gamma_MxK, natural_K, names_K and ste
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,10 +123,13 @@ def best_static(
         return float(target_K[weighed_K] @ np.asarray(response(spread(w) * samples), np.float64)[weighed_K])
 
     start = np.maximum(prior_K[open_K], _LEAST)
-    best = minimize(
-        lambda w: 1e3 * loss(w), start / start.sum(), method="SLSQP", jac="3-point",
-        bounds=[(_LEAST, 1.0)] * len(start), constraints={"type": "eq", "fun": lambda w: w.sum() - 1.0},
-        options={"ftol": 1e-10, "maxiter": 500},
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        # the SLSQP of the scipy for Python 3.10 may step over a bound by a rounding, clips that, and says so
+        warnings.filterwarnings("ignore", "Values in x were outside bounds", RuntimeWarning)
+        best = minimize(
+            lambda w: 1e3 * loss(w), start / start.sum(), method="SLSQP", jac="3-point",
+            bounds=[(_LEAST, 1.0)] * len(start), constraints={"type": "eq", "fun": lambda w: w.sum() - 1.0},
+            options={"ftol": 1e-10, "maxiter": 500},
+        )  # fmt: skip
     weights_K = spread(np.clip(best.x, 0.0, 1.0) / np.clip(best.x, 0.0, 1.0).sum())
     return weights_K, loss(weights_K[open_K])
