@@ -9,7 +9,7 @@ there), `ado/metrics.jsonl`, and one draw log a rank for `ado-megatron audit`.
 
     meter.py           sums of losses on the device, without waiting for it
     metrics.py         the form of metrics.jsonl and its one reader;   record.py: a line, its values checked
-    metrics_writer.py  its one writer, which no full disk can stop
+    metrics_writer.py  its one writer, which no full disk can stop;   carried.py: its records where the domains change
     draw_log.py        what each rank drew and computed a loss on;   draw_file.py: reads it
     draw_check.py      what the draws of a run must satisfy
 """

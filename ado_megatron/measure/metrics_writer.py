@@ -49,8 +49,11 @@ class MetricsWriter:
         self._first: bytes | None = None  # what the file is yet to begin with
         self._size = self._written = 0  # bytes and records that this writer has put into the file
 
-    def start(self, step: int) -> str | None:
-        """Begin, or go on after `step` steps: what a killed run wrote past them is removed.
+    def start(
+        self, step: int, keep: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda record: record
+    ) -> str | None:  # fmt: skip
+        """Begin, or go on after `step` steps: what a killed run wrote past them is removed. keep: what is to stand for
+        a record that was read; None: nothing.
 
         A file with damaged lines is set aside as metrics.jsonl.damaged-N, and its readable records are kept. Returns
         a sentence that says so (also logged), or None.
@@ -58,7 +61,7 @@ class MetricsWriter:
         lines, sentence = [self._header], None
         if step > 0 and self.path.exists():
             kept, sentence = self._kept(step)
-            lines += filter(None, map(_again, kept))
+            lines += filter(None, (_again(new) for record in kept if (new := keep(record)) is not None))
         self._first, self._written = b"".join(lines), len(lines) - 1
         self._effort.attempt(self._write_out, now=True)
         return sentence

@@ -78,7 +78,7 @@ class Console:
 
     def start(self, step: int) -> None:
         """Begin to write and to listen, after `step` steps."""
-        self._recorder.metrics.start(step)
+        self._recorder.start(step)
         for entry in self._regimes.entries:
             if entry.step > step:  # granted later than the checkpoint: its record is gone with the steps
                 self._record(entry, step)

@@ -155,7 +155,7 @@ class RankZero:
             self._log(f"ado: goes on with other options or data than before, which were {'; '.join(saved.changes)}")
         self.console.restore(saved)
         self.planner.restore(saved)
-        self.recorder.restore(saved.history())
+        self.recorder.restore(saved)
         self._alarms.restore(saved)
         if start_C is not None:
             return self.begin_at(consumed_samples, start_C, refits)

@@ -5,7 +5,9 @@ Legend: K domains, C datasets, T steps, W ranks.
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ import numpy as np
 
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
+from ado_megatron.measure.carried import carried
 from ado_megatron.measure.metrics_writer import MetricsWriter, StepGroups, fits_between, lines_between
+from ado_megatron.measure.record import LARGEST
 from ado_megatron.mixer.planner import Planner
+from ado_megatron.mixer.resume import Saved
 from ado_megatron.scaling_law.fit_process import FitOutcome
 from ado_megatron.scaling_law.history import LossHistory
 from ado_megatron.stream.schedule import Schedule
@@ -38,12 +43,20 @@ class Recorder:
         self.metrics = MetricsWriter(path, header)
         self._measured = np.zeros(len(domains.names_K), np.int64), np.zeros(len(domains.names_K))
         self._ranks_WxN: np.ndarray | None = None
+        self._keep: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda record: record
 
-    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+    def restore(self, saved: Saved) -> None:
         """Go on from a saved history; one of another form (bins, steps) cannot be continued and starts afresh."""
-        history = LossHistory.from_arrays(arrays)
+        history = LossHistory.from_arrays(saved.history())
         if history.binned == self.history.binned:
             self.history = history
+        if not saved.same_data:
+            old_K, old_C = saved.old_domain_K().tolist(), saved.old_dataset_C().tolist()
+            self._keep = functools.partial(carried, old_K=old_K, old_C=old_C)
+
+    def start(self, step: int) -> None:
+        """Begin to write, or go on after `step` steps."""
+        self.metrics.start(step, self._keep)
 
     def record(
         self, steps: list[tuple[int, int, int]], sums_TxKx2: np.ndarray, ranks_WxN: np.ndarray
@@ -106,9 +119,14 @@ class Recorder:
         if outcome.laws is None:
             values["failed"] = outcome.reason
         else:
-            values |= outcome.laws.to_arrays()
+            values |= {name: _readable(value) for name, value in outcome.laws.to_arrays().items()}
             n_K = np.maximum(self._domains.by_domain(self._planner.laid_out_C), 1)
             laws = outcome.laws if self._planner.laws is None else self._planner.laws
             values["speed_K"] = laws.speed(laws.effective_n(n_K))
         values |= {name: a for name, a in self._planner.state.to_arrays().items() if name == "credit_K"}
         self.metrics.write("fit", step, **values)
+
+
+def _readable(values: np.ndarray) -> np.ndarray:
+    """With nan for what no reader takes: the error of a law of which nothing is known may be any number."""
+    return np.where(np.abs(values) <= LARGEST, values, np.nan) if values.dtype.kind == "f" else values

@@ -8,6 +8,7 @@ import pytest
 from ado_megatron.blend.domains import Domains
 from ado_megatron.errors import SidecarError, UserError
 from ado_megatron.mixer import rank_zero
+from ado_megatron.report.read import read_run
 from tests.kit.mixing import LENGTHS, NAMES, config, domains
 from tests.kit.steering import QuickFit, QuickRun, assert_audit_is_clean
 
@@ -96,6 +97,13 @@ def test_what_stays_keeps_its_position_and_what_comes_starts_at_its_first_sample
     assert planner.state.samples_K.tolist() == planner.laid_out_C.tolist() and planner.state.step == STEPS
     assert sorted(planner._weights)[-1] == STEPS - 1
     assert_audit_is_clean(tmp_path)
+    second.mixer._reduce()
+    report = read_run(tmp_path)  # one file from the first step on, of the domains of now
+    assert report.names_K == list(doms.names_K) and report.step_S[0] == 5 and report.step_S[-1] > STOP
+    before = dict(zip(NAMES, LENGTHS, strict=True))
+    for k, name in enumerate(doms.names_K):
+        stays = before.get(old_name.get(name, name)) == doms.lengths_C[k]
+        assert (report.counts_SxK[0, k] > 0) == stays and np.isfinite(report.loss_SxK[0, k]) == stays
 
 
 def test_other_contents_are_no_growth_and_a_word_that_is_none_is_refused(tmp_path):
