@@ -60,6 +60,7 @@ setup(
         "report": ["matplotlib>=3.10,<3.12", "plotly>=6.0,<8"],
         "wandb": ["wandb>=0.31,<0.32"],
         "mlflow": ["mlflow>=3.1,<4"],
+        "prometheus": ["prometheus_client>=0.20,<1"],
         "tokenizers": ["tokenizers>=0.20.3,<0.24"],
         "test": [
             "pytest>=8,<10",

@@ -59,6 +59,11 @@ class AdoConfig(PolicyOptions, BlendOptions):
         None, "blocks planned ahead of the readers; default: from workers and prefetch",
         kind=int, low=1, resume="free", compare=False,
     )
+    prometheus: str | None = option(
+        None, "text file with what boards show, for Prometheus' node exporter; rank zero writes it anew with each log "
+        "line",
+        kind=str, resume="silent", ranks="free", compare=False,
+    )
     accept_changes: bool = option(
         False,
         "on resume, go on although data or algorithm options differ from the saved ones; domains that are the "

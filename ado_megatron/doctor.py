@@ -43,6 +43,7 @@ OPTIONAL = {
     "tokenizers": "Hugging Face tokenizer files",
     "wandb": "Weights & Biases",
     "mlflow": "MLflow",
+    "prometheus_client": "--ado-prometheus",
 }
 SHM_BYTES = 128 << 20
 

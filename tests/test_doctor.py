@@ -14,7 +14,7 @@ GOOD = Facts(
               "scipy": "1.17.1", "sentencepiece": "0.2.3", "tqdm": "4.70.1", "matplotlib": "3.11.2", "plotly": "7.1.0",
               "tensorboard": "2.21.0", "rich": "15.0.0", "jinja2": "3.1.6",
               "zstandard": "0.25.0", "tokenizers": "0.23.3", "orjson": "3.13.0", "PyYAML": "6.0.3", "numba": "0.68.0",
-              "wandb": "0.31.0", "mlflow": "3.17.2"},
+              "wandb": "0.31.0", "mlflow": "3.17.2", "prometheus_client": "0.26.0"},
     core_helpers=True, compiler="g++ 12", interfaces=("lo", "eth0"), shm_free=1 << 30,
 )  # fmt: skip
 

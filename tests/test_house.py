@@ -39,6 +39,7 @@ FOREIGN = {
     "PIL": {"report/figures"},  # matplotlib brings it
     "tensorboard": {"trainer"},
     "wandb": {"trainer/boards"},
+    "prometheus_client": {"measure/prometheus"},
     "mlflow": {"trainer/mlflow_board"},
     "tqdm": {"prepare", "trainer"},
     "sentencepiece": {"prepare/tokenizer", "trainer"},

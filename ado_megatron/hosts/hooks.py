@@ -22,6 +22,7 @@ from ado_megatron.hosts.session import Session
 from ado_megatron.hosts.takeover import layout_facts
 from ado_megatron.measure.board_names import by_domain
 from ado_megatron.measure.boards import Write
+from ado_megatron.measure.prometheus import text_file
 
 Wrapper = Callable[[Any], Any]  # takes a function of the framework, returns the hooked one
 TOKEN = "ado_token"  # of the framework's arguments in a checkpoint: the sidecar that was written with it
@@ -208,11 +209,19 @@ def training_log(session: Session, framework: Framework, stock: Any) -> Any:
         if session.mixer is not None and iteration % settings.log_interval == 0:
             session.log_line(settings.consumed_train_samples)
             scalars = by_domain("weight", session.weights(settings.consumed_train_samples))
-            if boards := framework.boards():
+            if boards := _boards(session, framework):
                 session.boards.write(boards, scalars | session.fed(), iteration)
         return result
 
     return training_log
+
+
+def _boards(session: Session, framework: Framework) -> dict[str, Write]:
+    """This rank's boards: those of the framework and, on rank zero, the file of --ado-prometheus."""
+    boards, path = dict(framework.boards()), session.config.prometheus
+    if path is not None and session.mixer is not None and session.mixer.world.is_zero:
+        boards["Prometheus"] = text_file(path, session.mixer.directory.parent.resolve().name).write
+    return boards
 
 
 def evaluate_and_print_results(session: Session, framework: Framework, stock: Any) -> Any:
@@ -224,7 +233,7 @@ def evaluate_and_print_results(session: Session, framework: Framework, stock: An
         result = stock(prefix, forward_step_func, data_iterator, model, iteration, *args, **kwargs)
         scalars = session.evaluated(iteration)
         if scalars and kwargs.get("write_to_tensorboard", True):
-            session.boards.write(framework.boards(), scalars, iteration)
+            session.boards.write(_boards(session, framework), scalars, iteration)
         return result
 
     return evaluate_and_print_results

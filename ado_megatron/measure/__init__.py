@@ -12,6 +12,7 @@ there), `ado/metrics.jsonl`, and one draw log a rank for `ado-megatron audit`.
     metrics_writer.py  its one writer, which no full disk can stop;   carried.py: its records where the domains change
     draw_log.py        what each rank drew and computed a loss on;   draw_file.py: reads it
     draw_check.py      what the draws of a run must satisfy
+    board_names.py     names on boards;   boards.py: writes to them;   prometheus.py: one of them is a text file
 """
 
 from ado_megatron.measure.draw_file import DrawFile

@@ -21,6 +21,7 @@ from ado_megatron.blend.static_export import blend_text, describe_continuation, 
 from ado_megatron.config import AdoConfig
 from ado_megatron.errors import SidecarError
 from ado_megatron.files import atomic_write
+from ado_megatron.measure.prometheus import check_prometheus
 from ado_megatron.mixer import refit_process
 from ado_megatron.mixer.alarm_desk import AlarmDesk
 from ado_megatron.mixer.console import Console
@@ -54,6 +55,7 @@ class RankZero:
         self.config, self.domains, self.schedule, self.caps_C = config, domains, schedule, caps_C
         self._run, self._total_samples, self._log = run, total_samples, log
         self.num_blocks = schedule.num_blocks
+        check_prometheus(config.prometheus)
         self.planner = Planner(config, domains, schedule.block_size, caps_C, schedule.num_blocks)
         self.recorder = Recorder(run / "metrics.jsonl", config, domains, self.planner, schedule)
         self._alarms = AlarmDesk(self.planner, schedule, self.recorder, log)

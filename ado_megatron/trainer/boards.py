@@ -13,6 +13,7 @@ from ado_megatron.config import AdoConfig
 from ado_megatron.errors import UserError
 from ado_megatron.files import atomic_write
 from ado_megatron.measure.boards import Boards, Write
+from ado_megatron.measure.prometheus import text_file
 from ado_megatron.trainer.mlflow_board import MlflowBoard
 from ado_megatron.trainer.options import TrainerOptions
 
@@ -42,6 +43,8 @@ class RunBoards:
             self._boards.attempt(WANDB, lambda: self._open_wandb(options, config, first_step))
         if options.mlflow_experiment:
             self._boards.attempt(MLFLOW, lambda: self._open_mlflow(options, config, first_step))
+        if config.prometheus is not None:
+            self._writes["Prometheus"] = text_file(config.prometheus, Path(options.run_dir).resolve().name).write
 
     def _open_tensorboard(self, options: TrainerOptions, first_step: int) -> None:
         if importlib.util.find_spec("tensorboard") is None:

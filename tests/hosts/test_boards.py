@@ -1,5 +1,6 @@
 """Weights and losses by domain where the host shows its own: TensorBoard, W&B, the log."""
 
+import importlib.util
 import re
 
 import numpy as np
@@ -81,8 +82,13 @@ def test_weights_and_validation_losses_go_to_tensorboard_wandb_and_log(host, tmp
 def test_what_rank_zero_measures_is_on_the_boards_of_the_last_rank(host, tmp_path):
     """Sums are reduced, and laws fitted, after step 7; they are on the board by step 14."""
     options = ["--num-workers", 0, *QUICK_ADO, "--tensorboard-dir", tmp_path / "tensorboard"]
+    for_prometheus = tmp_path / "ado.prom" if importlib.util.find_spec("prometheus_client") else None
+    options += ["--ado-prometheus", for_prometheus] if for_prometheus else []
     run = train(host, tmp_path / "run", ["--data-path", *write_domains(tmp_path)], options, ranks=2, steps=14)
     assert run.status == 0, tail(run)
+    if for_prometheus:  # rank zero, which knows the weights themselves
+        weight = re.search(r'ado_weight{domain="law",run="run"} (\S+)', for_prometheus.read_text())
+        assert float(weight[1]) == pytest.approx(run.metrics("step")[-1]["weights_K"][3])
     curves = {name: curve for name, curve in tensorboard_curves(tmp_path / "tensorboard").items() if ours(name)}
     rows = run.metrics("step")
     for k, name in enumerate(["wiki", "code", "news", "law"]):

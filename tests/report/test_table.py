@@ -120,7 +120,7 @@ def test_runs_on_other_domains_are_not_compared(tmp_path, run):
 
 # What a run's outcome cannot depend on: where it is measured and reported, and how far ahead its rows are planned.
 ALIKE = {"validation", "accept_changes", "accept_data", "lead", "fit_lag", "log_interval", "audit", "wait_deadline",
-         "fit_deadline", "export_static"}  # fmt: skip
+         "fit_deadline", "export_static", "prometheus"}  # fmt: skip
 ASKED = {"policy", "shadow"}  # the very thing that is compared: adaptive or not
 
 

@@ -60,3 +60,16 @@ def test_both_boards_hold_what_metrics_jsonl_holds_and_a_resumed_run_keeps_its_i
             assert board == [(step, pytest.approx(value, rel=1e-6)) for step, value in curve]
     documented = {row.name for row in TABLE if row.by != "frameworks" and "forecast" not in row.name}  # no fit yet
     assert {re.sub(r"domain\d$", "DOMAIN", name) for name in events} == documented
+
+
+@pytest.mark.slow
+def test_the_file_for_prometheus_holds_what_boards_hold(tmp_path):
+    pytest.importorskip("prometheus_client")
+    data, run, file = write_data(tmp_path / "data"), tmp_path / "first", tmp_path / "ado.prom"
+    run_ranks(train_rank, 1, str(run), str(data), dict(steps=4), dict(prometheus=str(file)))
+    lines = dict(line.rsplit(" ", 1) for line in file.read_text().splitlines() if not line.startswith("#"))
+    assert float(lines['ado_step{run="first"}']) == 4
+    for k in range(3):
+        weight = float(lines[f'ado_weight{{domain="domain{k}",run="first"}}'])
+        assert weight == pytest.approx(metrics(run, "step")[-1]["weights_K"][k])
+    assert float(lines['train_loss{run="first"}']) == pytest.approx(metrics(run, "progress")[-1]["loss"])
