@@ -55,6 +55,6 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         "$python" -m pip install --quiet torch==2.13.0
     fi
     say "installing ado-megatron and what it needs into $venv"
-    "$python" -m pip install --quiet -e "$root[report,test]"
+    "$python" -m pip install --quiet -e "${root}[report,test]"
     echo "$wanted" >"$stamp"
 fi
