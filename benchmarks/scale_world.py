@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -149,9 +149,9 @@ def fail_to_write(mixer: Mixer, step: int) -> None:
         mixer.draw_log = SimpleNamespace(failure="the disk is full")
 
 
-def faults(ranks: int, domains: int, folder: Path) -> dict[str, Any]:
+def faults(ranks: int, domains: int, folder: Path) -> Iterator[dict[str, Any]]:
     """What all ranks raise: where one began with another option, holds another row, and cannot write its draw log."""
-    odd, result = ranks * 3 // 4, {}
+    odd = ranks * 3 // 4
     for name, act in (
         ("another option", None), ("another row", publish_another),
         ("a draw log that cannot be written", fail_to_write),
@@ -160,16 +160,16 @@ def faults(ranks: int, domains: int, folder: Path) -> dict[str, Any]:
         simulation.run(lambda mixer, step, act=act: act(mixer, step) if mixer.world.rank == odd else None)
         steps, sentences = simulation.sentences()
         ended = len(simulation.ended)
-        result[name] = {"ended": ended, "after_steps": sorted(steps), "sentences": sorted(sentences)}
+        result = {"fault": name, "ended": ended, "after_steps": sorted(steps), "sentences": sorted(sentences)}
         if simulation.mixers[0].rank_zero is not None:
             simulation.close()
         del simulation
         gc.collect()  # its tables are files
-    return result
+        yield result
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Simulate a hundredth, a tenth and all of the ranks, then the faults; print or write JSON."""
+    """Simulate a hundredth, a tenth and all of the ranks, then the faults; print each as it is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=50)
@@ -179,18 +179,16 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     rank_zero.Fit = FitInPlace  # steps are too short to fit beside them
     stop_notice._numbers = itertools.repeat(0)  # of notices in a process, and here all ranks are one
+    runs, ends, show = [], [], sys.stderr if options.json else sys.stdout
     with tempfile.TemporaryDirectory(prefix="ado-world-") as name:
-        sizes = sorted({max(ON_NODE, options.ranks // part) for part in (100, 10, 1)})
-        runs = [healthy(n, options.domains, options.steps, Path(name) / str(n)) for n in sizes]
-        result = {"runs": runs, "faults": faults(options.ranks, options.domains, Path(name))}
+        for n in sorted({max(ON_NODE, options.ranks // part) for part in (100, 10, 1)}):
+            runs.append(healthy(n, options.domains, options.steps, Path(name) / str(n)))
+            print(json.dumps(runs[-1]), file=show, flush=True)
+        for end in faults(options.ranks, options.domains, Path(name)):
+            ends.append(end)
+            print(json.dumps(end), file=show, flush=True)
     if options.json:
-        print(json.dumps(result))
-        return 0
-    for run in runs:
-        print(json.dumps(run))
-    for what, fault in result["faults"].items():
-        print(f"{what}: {fault['ended']} of {options.ranks} ranks ended, after step {fault['after_steps']}")
-        print("\n".join(f"  {sentence}" for sentence in fault["sentences"]))
+        print(json.dumps({"runs": runs, "faults": ends}))
     return 0
 
 

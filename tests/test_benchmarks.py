@@ -35,7 +35,7 @@ def test_a_simulated_world_agrees_and_ends_with_one_sentence():
         assert world["tokens_reduced"] == world["tokens_drawn"] > 0
         assert world["collectives_a_rank"] > 0 and world["steps_without_a_collective"] >= 18
         assert world["tables"] == world["ranks"] // 8
-    option, row, log = result["faults"].values()
+    option, row, log = result["faults"]
     assert [fault["ended"] for fault in (option, row, log)] == [24] * 3, "no rank is left behind"
     assert [len(fault["sentences"]) for fault in (option, row, log)] == [1, 1, 1]
     assert "rank 18 started with another --ado-min-share" in option["sentences"][0]
