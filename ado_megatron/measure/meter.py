@@ -14,12 +14,14 @@ import torch
 
 from ado_megatron.stream.sample_key import KEY_MASK
 
-MOST_BYTES = 64 << 20  # of device memory between two reductions
+# Between two reductions. Rank zero books what it is sent before the next step: small parts delay none of them much.
+MOST_STEPS = 256
+MOST_BYTES = 4 << 20
 
 
 def meter_rows(steps: int, num_domains: int) -> int:
-    """Rows of a meter that is read every so many steps, or earlier where its memory does not reach so far."""
-    return max(1, min(steps, MOST_BYTES // (16 * num_domains)))
+    """Rows of a meter that is read every so many steps, or earlier where that would be much to book at once."""
+    return max(1, min(steps, MOST_STEPS, MOST_BYTES // (16 * num_domains)))
 
 
 class DomainMeter:
