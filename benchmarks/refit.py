@@ -4,8 +4,8 @@
 
 One rank, no training: the real mixer measures every sample of every step, reduces, fits in a process of its own and
 publishes, once as a static run (which has no refit) and once under each policy that follows laws. Timed are its calls
-of a step, in seconds of the clock and in CPU seconds of the thread, which other processes disturb less. The steps take no
-time, so the next one begins when the fit is done; step_overhead.py has the same under a training.
+of a step, in seconds of the clock and in CPU seconds of the thread, which other processes disturb less. The steps take
+no time, so the next one begins when the fit is done; step_overhead.py has the same under a training.
 
 The step that takes most CPU after each of two refits: the snapshot (`reduce`: the sum over ranks, history, metrics;
 `start`: history and planner handed to a process) and the publication (`laws`: read and recorded, alarms; `adopt`: the
