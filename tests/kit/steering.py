@@ -158,6 +158,9 @@ def steered_run(path: Path, seed: int) -> tuple[QuickRun, list, list[str]]:
             answer = run.ask(**asked)
             if "refused" in answer:
                 refused.append(answer["refused"])
+            elif "at_step" not in asked and "refit_now" not in asked:  # it holds soon
+                mixer = run.mixer
+                assert answer["blocks"] <= mixer.lookahead + max(mixer.refits.fit_lag, conf.log_interval - 1), answer
         elif act == 3:
             run.save(path / "s.ado")
             saved = run.step
