@@ -24,6 +24,7 @@ from ado_megatron.steer import journal
 from ado_megatron.steer.check import check_bounds, what_of
 from ado_megatron.steer.journal import Entry
 from ado_megatron.steer.requests import Inbox, Request
+from ado_megatron.steer.steering import BY_DOMAIN
 from ado_megatron.stream.schedule import Schedule
 
 LOG = logging.getLogger(__name__)
@@ -71,8 +72,13 @@ class Console:
         self._regimes.entries[:] = entries
         if entries:
             self._log(f"ado: goes on with {len(entries)} changes by hand, as `ado-megatron set RUN --list` shows")
+        steering = journal.in_force(entries, planned)
+        gone = {name for values in BY_DOMAIN for name in getattr(steering, values)} - set(self._planner.domains.names_K)
+        if gone:
+            names = ", ".join(sorted(gone))
+            self._log(f"ado: not in this blend, so what was set of them by hand does not count: {names}")
         try:
-            check_bounds(journal.in_force(entries, planned), self._planner.domains)
+            check_bounds(steering, self._planner.domains)
         except UserError as error:
             self._log(f"ado: with this blend the shares that were set by hand cannot be kept and do not count: {error}")
 

@@ -200,12 +200,14 @@ def test_a_dataset_that_takes_the_old_name_of_one_that_was_moved_has_its_own_ord
 
 def test_pins_hold_on_with_other_data(tmp_path):
     run = QuickRun(tmp_path, config(), STEPS, doms=with_content()).start().train(10)
-    assert "entry" in run.ask(pins={"code": 0.2}, hold=True)
+    assert "entry" in run.ask(pins={"code": 0.2}, floor={"maths": 0.1}, hold=True)
     run.train(STOP).save(tmp_path / "s.ado")
     run.kill()
     second = QuickRun(tmp_path, config(accept_data="added,removed"), STEPS, doms=CHANGES["added,removed"])
     second.start(tmp_path / "s.ado").train(STEPS)
     second.kill()
     planner = second.mixer.rank_zero.planner
+    said = "ado: not in this blend, so what was set of them by hand does not count: maths"
+    assert said in second.messages
     law, wiki, code = planner.weights_K(STEPS - 1)
     assert code == pytest.approx(0.2) and law + wiki == pytest.approx(0.8)
