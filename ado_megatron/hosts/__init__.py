@@ -1,4 +1,4 @@
-"""Integrations for unmodified Megatron-LM and Megatron-DeepSpeed checkouts.
+"""Integrations for unmodified Megatron-LM, Megatron-Bridge and Megatron-DeepSpeed checkouts.
 
 In comes the training script of a framework and our options; out goes the same training with an adaptive blend: the
 framework is recognised by its files and hooked in memory, no file of it is edited. The calls, before the script runs:

@@ -20,7 +20,8 @@ PATIENCE = 2.0  # seconds that a rank gives the others to say the same
 
 def say(text: str) -> None:
     """One line from rank zero, marked as ours once. A stdout that is closed or full does not stop the training."""
-    if not _ranks_are_known() or sys.modules["torch.distributed"].get_rank() == 0:
+    known = _ranks_are_known()
+    if (sys.modules["torch.distributed"].get_rank() if known else int(os.environ.get("RANK", "0"))) == 0:
         with contextlib.suppress(OSError, ValueError):  # ValueError: the file object itself was closed
             print(f"{MARK}{text.removeprefix(MARK)}", flush=True)
 

@@ -60,3 +60,40 @@ def megatron_deepspeed(args: Any) -> list[Exclusion]:
         (args.mos or args.kd, "distillation (--mos, --kd) mixes a teacher's loss into the model's; train without it"),
         (args.ds_sequence_parallel_fpdt, "--ds-sequence-parallel-fpdt computes the loss in pieces; leave it out"),
     ]  # fmt: skip
+
+
+def megatron_bridge(config: Any) -> list[Exclusion]:
+    """Of Megatron-Bridge, by its ConfigContainer before Bridge completes it."""
+    dataset, model = config.dataset, config.model
+    if type(dataset).__name__ not in ("GPTDatasetConfig", "GPTFIMDatasetConfig", "MockGPTDatasetConfig"):
+        return [(True, f"datasets of a {type(dataset).__name__} are not served; those of GPTDatasetConfig and "
+                 "GPTFIMDatasetConfig are")]  # fmt: skip
+
+    def on(part: Any, name: str) -> bool:
+        return bool(getattr(part, name, False))
+
+    graphs = getattr(model, "cuda_graph_impl", "none")
+    modules = f"{getattr(model, 'cuda_graph_modules', '')} {getattr(model, 'cuda_graph_scope', '')}"
+    whole = graphs == "full_iteration" or graphs == "local" and "full_iteration" in modules
+    mock = not any(on(dataset, name) for name in ("blend", "blend_per_split", "data_path"))
+    return [
+        (mock, "mock data has no domains to mix; give dataset.blend, blend_per_split or data_path"),
+        (dataset.dataloader_type != "single", f"dataset.dataloader_type {dataset.dataloader_type} does not draw sample "
+         "indices in order; use single"),
+        (on(dataset, "hybrid_context_parallel"), "dataset.hybrid_context_parallel reorders the samples of a batch; "
+         "leave it out"),
+        (on(dataset, "fast_cache_load"), "dataset.fast_cache_load reads the index files of the framework's own blend, "
+         "and an adaptive blend has others; leave it out"),
+        (on(dataset, "defer_npy_index_mmap"), "dataset.defer_npy_index_mmap reads index files that an earlier job has "
+         "made, and an adaptive blend asks for others; leave it out"),
+        (on(config.train, "decrease_batch_size_if_needed"), "train.decrease_batch_size_if_needed drops samples of a "
+         "batch; leave it out"),
+        (on(config.inprocess_restart, "enabled"), "in-process restart begins the run anew inside its processes; leave "
+         "inprocess_restart out, and let the launcher restart them"),
+        (whole, "a CUDA graph of the full iteration replays what it recorded, and losses by domain are not in it; "
+         "graph less than that"),
+        (getattr(model, "moe_expert_rank_capacity_factor", None) is not None, "model.moe_expert_rank_capacity_factor "
+         "runs a step again with the same batch; leave it out"),
+        (type(model).__name__ == "DistillationProvider", "distillation mixes a teacher's loss into the model's; train "
+         "without it"),
+    ]  # fmt: skip

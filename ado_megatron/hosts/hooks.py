@@ -176,16 +176,16 @@ def loaders(session: Session, framework: Framework, stock: Any) -> Any:
             console.say(copied)
         session.resume(framework.facts())
         built = stock(provider)
-        session.open(framework.facts(), _number_of(built))
+        session.open(framework.facts(), number_of(built))
         return built
 
     return build_train_valid_test_data_loaders
 
 
-def _number_of(loaders: Any) -> int:
+def number_of(loaders: Any) -> int:
     """How many there are in what a framework returns: loaders, lists of them, None where this rank reads none."""
     if isinstance(loaders, (list, tuple)):
-        return sum(map(_number_of, loaders))
+        return sum(map(number_of, loaders))
     return int(loaders is not None)
 
 
@@ -264,18 +264,25 @@ def check_checkpoint_args(session: Session, framework: Framework, stock: Any) ->
 
 
 def pretrain(session: Session, framework: Framework, stock: Any) -> Any:
-    """Close the session when the framework's run ends, in whatever way all ranks end alike. A UserError ends the
-    process with its one sentence and exit code 2, as everywhere."""
+    """Close the session when the framework's run ends, in whatever way all ranks end alike."""
+    return guarded(session, stock, ends=True)
 
-    def pretrain(*args, **kwargs):
+
+def guarded(session: Session, stock: Any, *, ends: bool) -> Any:
+    """A function of the framework in which a UserError ends the process with its one sentence and exit code 2, as
+    everywhere. ends: the run ends with it, which closes the session."""
+
+    @functools.wraps(stock)
+    def call(*args, **kwargs):
         try:
             try:
                 result = stock(*args, **kwargs)
             except SystemExit as leaving:  # how the training loop ends early
-                if not leaving.code:
+                if ends and not leaving.code:
                     session.close()
                 raise
-            session.close()
+            if ends:
+                session.close()
             return result
         except UserError as error:
             sentence = str(error)
@@ -285,4 +292,4 @@ def pretrain(session: Session, framework: Framework, stock: Any) -> Any:
         session.abandon()
         console.end_with(UserError(sentence))
 
-    return pretrain
+    return call

@@ -32,6 +32,7 @@ CASES = [
     *[(host, layout) for host in ("lm", "lm_main") for layout in BASIC + LM_ONLY],
     *[("lm_release", layout) for layout in [*BASIC, "vpp2", "cp2"]],
     *[("deepspeed", layout) for layout in BASIC],
+    *[("bridge", layout) for layout in [*BASIC, "distributed_optimizer"]],
     *[("deepspeed_flat", layout) for layout in ("dp2", "tp2", "zero0", "zero2", "zero3", "ulysses2")],
 ]
 

@@ -54,3 +54,21 @@ def test_the_loop_of_a_wheel_counts_for_a_script_that_imports_it(script, beside,
         return
     with pytest.raises(UserError, match=f"{path} does not import megatron.training, whose loop in .*site-packages"):
         recognise(path)
+
+
+@pytest.mark.parametrize(
+    ("script", "framework"),
+    [
+        ("from megatron.bridge.training.pretrain import pretrain", "megatron_bridge"),
+        ("from megatron.training import pretrain\nfrom megatron.bridge import AutoBridge", "megatron_bridge"),
+        ("from megatron.training import pretrain", "megatron_lm"),
+    ],
+)
+def test_bridge_and_megatron_lm_in_one_place_are_told_by_the_script(script, framework, tmp_path, monkeypatch):
+    for one in ("megatron_lm", "megatron_bridge"):
+        importable(tmp_path / "site-packages", one, monkeypatch)
+    (tmp_path / "pretrain.py").write_text(script)
+    assert recognise(tmp_path / "pretrain.py") == (framework, tmp_path / "site-packages")
+    (tmp_path / "pretrain.py").write_text("import json")
+    with pytest.raises(UserError, match="does not import megatron.bridge, .* nor megatron.training, "):
+        recognise(tmp_path / "pretrain.py")

@@ -11,7 +11,7 @@ import pytest
 from ado_megatron.blend.static_export import SURPLUS
 from ado_megatron.errors import UserError
 from ado_megatron.hosts import takeover
-from ado_megatron.hosts.megatron_lm import INDICES
+from ado_megatron.hosts.megatron_core import INDICES
 from ado_megatron.hosts.takeover import BlendFacts, StockBlend, count_drawn, epochs_of, sidecar_path
 from ado_megatron.mixer.sidecar import write_sidecar
 from ado_megatron.npz import nest

@@ -5,7 +5,7 @@ import pytest
 from tests.kit.host_runs import QUICK_ADO, final_parameters, tail, train, write_domains
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
-HOSTS = ["lm", "lm_main", "deepspeed", "deepspeed_flat"]
+HOSTS = ["lm", "lm_main", "deepspeed", "deepspeed_flat", "bridge"]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_frozen_weights_train_as_our_blend_does_under_the_stock_loop(host, place
     directory, data = place
     options = ["--num-workers", 0, "--ado-policy", "static", *QUICK_ADO[2:], "--ado-refit-interval", 100]
     hooked = train(host, directory / f"{host}_hooked", data, options, ranks=2)
-    plain = train(host, directory / f"{host}_plain", data, options, ranks=2, module="host_frozen_driver")
+    plain = train(host, directory / f"{host}_plain", data, options, ranks=2, module="tests.kit.host_frozen_driver")
     assert_same_training(hooked, plain)
     assert not list((plain.directory / "ado").glob("state_*"))
 

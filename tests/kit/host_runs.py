@@ -1,8 +1,9 @@
 """Real runs of unmodified hosts on a CPU, for the tests marked `host`.
 
 A checkout is the user's own: MEGATRON_LM_DIR (core_v0.16.1), MEGATRON_LM_RELEASE_DIR (core_v0.19.0),
-MEGATRON_LM_MAIN_DIR (main d98e8a6), MEGATRON_DEEPSPEED_DIR (4efb479). MEGATRON_PYTHON: the interpreter that has their
-packages (default: this one). See launch/README.md.
+MEGATRON_LM_MAIN_DIR (main d98e8a6), MEGATRON_DEEPSPEED_DIR (4efb479), MEGATRON_BRIDGE_DIR (067f987df with its
+submodule). MEGATRON_PYTHON: the interpreter that has their packages (default: this one); MEGATRON_BRIDGE_PYTHON: that
+of Bridge, which needs Python 3.12. See launch/README.md.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +28,9 @@ CHECKOUTS = {
     "lm_main": "MEGATRON_LM_MAIN_DIR",
     "deepspeed": "MEGATRON_DEEPSPEED_DIR",
     "deepspeed_flat": "MEGATRON_DEEPSPEED_DIR",  # --no-pipeline-parallel
+    "bridge": "MEGATRON_BRIDGE_DIR",
 }
+BRIDGE_SCRIPT = ROOT / "tests" / "kit" / "bridge"
 DOMAINS = {"wiki": (0.4, 160), "code": (0.3, 120), "news": (0.2, 80), "law": (0.1, 24)}  # weight, documents
 # tokens 0…126; every flag below is the same in all three hosts
 COMMON = (
@@ -120,7 +124,7 @@ def _free_port() -> int:
 
 
 def _launcher(host: str, ranks: int, module: str | None) -> list[str]:
-    python = os.environ.get("MEGATRON_PYTHON", sys.executable)
+    python = os.environ.get("MEGATRON_BRIDGE_PYTHON" if host == "bridge" else "MEGATRON_PYTHON", sys.executable)
     if host.startswith("deepspeed"):
         port = ["--master_port", str(_free_port())]
         wrapped = ["--module", module] if module else []
@@ -183,11 +187,12 @@ def train(
     command that runs the launcher.
     """
     save.mkdir(parents=True, exist_ok=True)
-    script = (root or checkout(host)) / "pretrain_gpt.py"
+    place = checkout(host)
+    script = (root or (BRIDGE_SCRIPT if host == "bridge" else place)) / "pretrain_gpt.py"
     arguments = [*COMMON, *data, "--save", str(save)]
     if "--step-batch-size-schedule" in options:  # in place of a global batch
-        place = arguments.index("--global-batch-size")
-        del arguments[place : place + 2]
+        number = arguments.index("--global-batch-size")
+        del arguments[number : number + 2]
     arguments += ["--train-iters", str(steps)] if steps is not None else []
     if data[0] in ("--data-path", "--data-args-path"):
         arguments += SPLIT
@@ -200,6 +205,7 @@ def train(
     launcher = _launcher(host, ranks, module)
     command = [*within, *launcher, str(script), *arguments, *map(str, options)]
     paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    paths += [str(place / "src"), str(place / "3rdparty" / "Megatron-LM")] if host == "bridge" else []
     environment = os.environ | {
         "ADO_CPU": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -214,7 +220,7 @@ def train(
         try:
             if during is not None:
                 during(process, Path(log.name))
-            status = process.wait(timeout)
+            status = process.wait(timeout * (2 if host == "bridge" else 1))  # it imports half a minute
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             process.wait()
@@ -281,9 +287,29 @@ def final_parameters(run: Run) -> dict[str, "object"]:
     layers = sorted(last.glob("layer_*-model_00-model_states.pt"))  # of the pipeline engine, one file a layer
     if layers:
         return dict(_tensors({layer.name: read(layer) for layer in layers}))
+    if (last / ".metadata").is_file():
+        return _distributed_tensors(last)
     (file,) = [*last.glob("mp_rank_00/model_optim_rng.pt"), *last.glob("mp_rank_00_model_states.pt")]
     state = read(file)
     return dict(_tensors(state.get("model") or state["module"]))
+
+
+def _distributed_tensors(checkpoint: Path) -> dict[str, "object"]:
+    """All tensors of a `torch_dist` checkpoint, the optimizer's, too."""
+    import torch
+    from torch.distributed.checkpoint import FileSystemReader, load
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    known = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    state = {
+        name: torch.empty(one.size, dtype=one.properties.dtype)
+        for name, one in known.items()
+        if isinstance(one, TensorStorageMetadata)
+    }
+    with warnings.catch_warnings():  # that there is no process group
+        warnings.simplefilter("ignore")
+        load(state, checkpoint_id=checkpoint, no_dist=True)
+    return state
 
 
 def _tensors(tree, name=""):

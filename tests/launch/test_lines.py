@@ -48,6 +48,15 @@ def test_a_job_of_ones_own_takes_the_place_of_the_template(place):
     assert config.off and theirs[-4:] == ["--name", "two words", "--load", str(place / "run")]
 
 
+def test_a_script_of_ones_own_with_arguments_of_its_own(place):
+    (place / "train.py").write_text("")
+    job = place / "job.sh"
+    job.write_text("DATA=()\nMODEL=(--recipe mine train.train_iters=5)\nRESUME=()\nADO=(--ado-audit)\n")
+    ((argv, _),) = launch(place, "torchrun.sh", JOB=job, SCRIPT=place / "train.py")
+    config, script, theirs = parse(torchrun_options(argv)[3])
+    assert config.audit and script == str(place / "train.py") and theirs == ["--recipe", "mine", "train.train_iters=5"]
+
+
 @pytest.mark.parametrize("missing", ["ADO_HOME", "CHECKOUT", "RUN"])
 @pytest.mark.parametrize("template", ["torchrun.sh", "deepspeed_hostfile.sh", "deepspeed_per_node.sh"])
 def test_a_missing_variable_is_named_and_nothing_is_started(place, template, missing):

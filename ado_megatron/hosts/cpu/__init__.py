@@ -1,6 +1,6 @@
 """Running a framework on a CPU: compatibility measures, off unless ADO_CPU=1.
 
-Both Megatrons are written for CUDA. With these measures their own `pretrain_gpt.py` trains a small model over gloo,
+The Megatrons are written for CUDA. With these measures their own `pretrain_gpt.py` trains a small model over gloo,
 which is enough to rehearse a cluster job (launch/cpu_smoke.sh) and to test the hooks. None of them changes a file of a
 checkout, and none is for real training: torch.cuda is answered by the CPU (fake_cuda), so nothing may rely on its
 timings or memory. In comes the name of a framework, out goes a process in which its script runs; the one call is
@@ -25,7 +25,7 @@ def wanted() -> bool:
 
 
 def install(framework: str) -> None:
-    """Apply what `framework` ("megatron_deepspeed" or "megatron_lm") needs before it is imported."""
+    """Apply what `framework` ("megatron_lm", "megatron_bridge" or "megatron_deepspeed") needs before it is imported."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     _measures(framework).before_import()
 

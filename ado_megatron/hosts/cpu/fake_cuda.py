@@ -58,6 +58,8 @@ def answer_cuda_with_cpu() -> None:
     # the training loop asserts that CUDA is there; said only now, after torch itself was imported
     torch.cuda.is_available = lambda: True
     torch.cuda.is_initialized = lambda: True
+    # a build of torch with CUDA would start a thread that pins batches, and that asks the driver
+    torch.accelerator.is_available = lambda: False
     torch.cuda.is_bf16_supported = lambda *args, **kwargs: True
     torch.cuda.current_blas_handle = lambda: 0
     torch.cuda.get_arch_list = lambda: []

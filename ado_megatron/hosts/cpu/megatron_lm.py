@@ -26,7 +26,7 @@ def before_import() -> None:
         import typing_extensions
 
         vars(typing)["override"] = typing_extensions.override
-        _spare_children_the_script()
+        spare_children_the_script()
     answer_cuda_with_cpu()
 
 
@@ -38,7 +38,7 @@ def after_import() -> None:
     _resume_with_the_adam_of_torch()
 
 
-def _spare_children_the_script() -> None:
+def spare_children_the_script() -> None:
     """Spawned children (checkpoint writers) import the script again, where typing.override is still missing."""
     from multiprocessing import spawn
 

@@ -15,7 +15,7 @@ def test_the_measures_are_off_unless_the_environment_asks(value, wanted, monkeyp
     assert cpu.wanted() is wanted
 
 
-@pytest.mark.parametrize("framework", ["megatron_lm", "megatron_deepspeed"])
+@pytest.mark.parametrize("framework", ["megatron_lm", "megatron_bridge", "megatron_deepspeed"])
 def test_each_framework_has_its_own_measures(framework, monkeypatch):
     calls = []
     module = f"ado_megatron.hosts.cpu.{framework}"
