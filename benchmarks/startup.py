@@ -27,6 +27,10 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what the tests start hosts with
+
+from tests.kit.host_runs import LM
+
 PROBE = Path(__file__).with_name("startup_probe.py")
 CHECKOUTS = {"lm": "MEGATRON_LM_DIR", "deepspeed": "MEGATRON_DEEPSPEED_DIR"}
 SEQ_LENGTH, STEPS, BATCH = 32, 20, 8
@@ -35,11 +39,6 @@ COMMON = (
     f"{SEQ_LENGTH} --micro-batch-size 2 --global-batch-size {BATCH} --train-iters {STEPS} --lr 1e-3 "
     "--tokenizer-type NullTokenizer --vocab-size 127 --eval-iters 1 --eval-interval 1000 --log-interval 1 "
     "--no-gradient-accumulation-fusion --save-interval 1000 --num-workers 0"
-).split()
-LM = (
-    "--transformer-impl local --no-persist-layer-norm --no-bias-swiglu-fusion --no-bias-gelu-fusion "
-    "--no-bias-dropout-fusion --no-masked-softmax-fusion --no-rope-fusion --use-cpu-initialization "
-    "--position-embedding-type rope --disable-bias-linear --ckpt-format torch"
 ).split()
 EMBEDDED = (
     f"--seq-length {SEQ_LENGTH} --layers 2 --hidden 32 --heads 2 --vocab-size 128 --steps {STEPS} --global-batch "
