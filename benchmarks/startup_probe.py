@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 TRAINING = {"lm": "megatron.training.training", "deepspeed": "megatron.training"}
@@ -189,7 +190,7 @@ def run_embedded_stock(arguments: list[str]) -> None:
     from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
-    from ado_megatron.trainer import data, parallel
+    from ado_megatron.trainer import parallel
     from ado_megatron.trainer.model import make_model
     from ado_megatron.trainer.optimizer import make_engine
     from ado_megatron.trainer.options import parse
@@ -199,9 +200,10 @@ def run_embedded_stock(arguments: list[str]) -> None:
     words = Path(options.data_args_path).read_text().split()
     place = parallel.set_up(options)
     make_engine(options, place, make_model(options, place, 128, PipelineLoss(2)), 1e-3, options.global_batch)
+    tokenizer = SimpleNamespace(vocab_size=128, eod=0, pad=-1, unique_identifiers={"vocab_size": 128})
     config = GPTDatasetConfig(
         random_seed=options.seed, sequence_length=options.seq_length, blend=(words[1::2], [*map(float, words[::2])]),
-        split="1,0,0", path_to_cache=options.data_cache, tokenizer=data._TokenizerFacts(128), reset_position_ids=False,
+        split="1,0,0", path_to_cache=options.data_cache, tokenizer=tokenizer, reset_position_ids=False,
         reset_attention_mask=False, eod_mask_loss=False, create_attention_mask=False,
     )  # fmt: skip
     sizes = [options.steps * options.global_batch, 0, 0]

@@ -20,7 +20,7 @@ from ado_megatron.mixer.regime import Regime, Regimes
 from ado_megatron.mixer.resume import Saved, at_block
 from ado_megatron.mixer.rows import Rows
 from ado_megatron.npz import nest, unnest
-from ado_megatron.policy.registry import WITHOUT_LAWS
+from ado_megatron.policy.registry import NOT_BY_LAWS
 from ado_megatron.policy.state import PolicyState
 from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.steer.journal import Entry, values_of
@@ -76,7 +76,7 @@ class Planner:
 
         Raises UserError where the caps leave too few samples for a block.
         """
-        if self.regimes.at(self._at.block).config.value("policy") not in WITHOUT_LAWS:
+        if self.regimes.at(self._at.block).config.value("policy") not in NOT_BY_LAWS:
             kernels()  # loaded now, in the first call, not when the first laws are in force and the training waits
         self._at = dataclasses.replace(self._at, laws=self.laws)
         self._begins.append(self._at)

@@ -26,6 +26,7 @@ BUILT_IN = {
     "stages": "ado_megatron.policy.fixed:StagesPolicy",
 }
 WITHOUT_LAWS = frozenset({"static", "stages"})  # no refit is made for these
+NOT_BY_LAWS = WITHOUT_LAWS | {"measure"}  # weights that no law moves
 
 Factory = Callable[..., Any]
 
