@@ -7,6 +7,8 @@
    laws in force from the first block on, so that the weights of every row are the policy's own. Theirs: building the
    index of as many samples in memory (their file writes and loads are left out). CPU seconds and wall seconds, least of
    `--repeat`; K = 10,000 has a tenth of the blocks. The kernel is loaded before: `kernel_s` says how long that took.
+   Where laws are in force a run plans beside the training, which waits from the file that the other process has left
+   to the first sample.
 2. Discrepancy of the static rows at block boundaries: the largest |count − weight × samples| over all of them.
 3. Memory of the table for 60,000 blocks of 2,048 samples, against their 10 bytes a sample.
 4. A batch of 256 reads through AdaptiveBlend, against BlendedDataset, over the same megatron-core GPTDatasets.
@@ -31,6 +33,7 @@ import torch
 from ado_megatron.blend.domains import Domains
 from ado_megatron.config import AdoConfig
 from ado_megatron.mixer.planner import Planner
+from ado_megatron.npz import read_npz
 from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.stream.blended_dataset import AdaptiveBlend
 from ado_megatron.stream.row_layout import kernels
@@ -85,13 +88,25 @@ def time_ours(weights_K: np.ndarray, mixture: str, blocks: int) -> tuple[float, 
     return time.process_time() - cpu, time.perf_counter() - wall, rows_SxK
 
 
+def time_waiting(weights_K: np.ndarray, mixture: str, blocks: int, path: Path) -> tuple[float, float]:
+    """(CPU seconds, wall seconds) from rows that another process has planned and written to `path` until the first
+    sample is read: what rank zero does while the training waits."""
+    np.savez(path, **planner_of(weights_K, mixture).plan_for(blocks))
+    planner = planner_of(weights_K, mixture)
+    schedule = Schedule(planner.domains.lengths_C, BLOCK, blocks, seed=0, min_rows=blocks)
+    cpu, wall = time.process_time(), time.perf_counter()
+    schedule.publish(0, planner.adopt(read_npz(path), blocks))
+    schedule.draw(0)
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
 def discrepancy(counts_SxK: np.ndarray, weights_K: np.ndarray) -> float:
     """The largest |cumulative count − weight × samples| over block boundaries and domains."""
     samples_S = BLOCK * np.arange(1, len(counts_SxK) + 1)
     return float(np.abs(np.cumsum(counts_SxK, axis=0) - samples_S[:, None] * weights_K).max())
 
 
-def planning(blocks: int, repeat: int) -> list[dict]:
+def planning(blocks: int, repeat: int, folder: Path) -> list[dict]:
     """Part 1 and 2, for K = 22, 1,000 and 10,000."""
     results = []
     for num_datasets in (22, 1000, 10_000):
@@ -107,7 +122,11 @@ def planning(blocks: int, repeat: int) -> list[dict]:
                 "ms_a_row": 1e3 * cpu / size, "theirs_cpu_s": theirs_cpu, "theirs_wall_s": theirs_wall,
                 "ratio_cpu": theirs_cpu / cpu, "ratio_wall": theirs_wall / wall,
             }  # fmt: skip
-            if mixture == "static":
+            if mixture != "static":
+                waits = [time_waiting(weights_K, mixture, size, folder / "rows.npz") for _ in range(repeat)]
+                row["waits_cpu_s"], row["waits_wall_s"] = (min(times[n] for times in waits) for n in (0, 1))
+                row["ratio_waits"] = theirs_wall / row["waits_wall_s"]
+            else:
                 row["ours_discrepancy"] = discrepancy(ours[0][2], weights_K)
                 row["theirs_discrepancy"] = discrepancy(theirs[0][2], weights_K)
             results.append(row)
@@ -195,9 +214,11 @@ def main(argv: list[str] | None = None) -> int:
     logging.disable(logging.WARNING)
     started = time.process_time()
     compiled = kernels() is not None
+    kernel_s = time.process_time() - started
+    with tempfile.TemporaryDirectory(prefix="ado-index-") as name:
+        planned = planning(options.blocks, options.repeat, Path(name))
     result = {
-        "kernel": compiled, "kernel_s": time.process_time() - started,
-        "planning": planning(options.blocks, options.repeat), "memory": memory(),
+        "kernel": compiled, "kernel_s": kernel_s, "planning": planned, "memory": memory(),
         "reads": [reads(n, options.repeat) for n in (512, 2048)],
     }  # fmt: skip
     if options.json:
@@ -210,6 +231,11 @@ def main(argv: list[str] | None = None) -> int:
             f"({row['ms_a_row']:.3f} a row), {row['ours_wall_s'] * 1e3:.1f} wall; theirs "
             f"{row['theirs_cpu_s'] * 1e3:.1f} ms CPU: {row['ratio_cpu']:.1f} times as fast"
         )
+        if "waits_cpu_s" in row:
+            print(
+                f"  the training waits {row['waits_wall_s'] * 1e3:.1f} ms ({row['waits_cpu_s'] * 1e3:.1f} CPU): "
+                f"{row['ratio_waits']:.0f} times as fast"
+            )
         if "ours_discrepancy" in row:
             print(f"  discrepancy {row['ours_discrepancy']:.3f}, theirs {row['theirs_discrepancy']:.3f}")
     held = result["memory"]

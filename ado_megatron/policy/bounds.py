@@ -28,7 +28,7 @@ def share_bounds(config: PolicyOptions, prior_K: np.ndarray) -> tuple[np.ndarray
 
 def total_variation(p_K: np.ndarray, q_K: np.ndarray) -> float:
     """½ Σ |p − q|: the part of the samples that goes to another domain."""
-    return 0.5 * float(np.abs(p_K - q_K).sum())
+    return 0.5 * float(np.add.reduce(np.abs(p_K - q_K)))
 
 
 def within_change(p_K: np.ndarray, anchor_K: np.ndarray, change: float) -> np.ndarray:

@@ -19,13 +19,15 @@ def project(p_K: np.ndarray, lower_K: np.ndarray, upper_K: np.ndarray) -> np.nda
     piecewise linear and increasing in t, with kinks where a coordinate meets a bound: find the piece, interpolate.
     O(K) for most shares, exact. Raises ValueError when no such q exists.
     """
-    p_K, lower_K, upper_K = _checked(p_K, lower_K, upper_K)[:3]
-    return _project(p_K, lower_K, upper_K)
+    p_K, lower_K, upper_K, least, _ = _checked(p_K, lower_K, upper_K)
+    return _project(p_K, lower_K, upper_K, least)
 
 
-def _project(p_K: np.ndarray, lower_K: np.ndarray, upper_K: np.ndarray) -> np.ndarray:
+def _project(p_K: np.ndarray, lower_K: np.ndarray, upper_K: np.ndarray, least: float) -> np.ndarray:
+    """`project` of checked shares. least: Σ lower; where it is all there is, t lies far from 0."""
     kinks = np.concatenate([lower_K - p_K, upper_K - p_K])
-    t = _root(kinks, lambda t: _sum(_clip(p_K + t, lower_K, upper_K), -1), 0.0)
+    guess = 0.0 if least < 1 - 1e-9 else np.nan
+    t = _root(kinks, lambda t: _sum(_clip(p_K + t, lower_K, upper_K), -1), guess)
     q_K = _clip(p_K + t, lower_K, upper_K)
     return _settle(q_K, _sum(q_K) - 1.0, lower_K, upper_K)
 
@@ -36,7 +38,7 @@ def project_proportional(p_K: np.ndarray, lower_K: np.ndarray, upper_K: np.ndarr
     It is the projection in Kullback-Leibler divergence (the minimiser of Σ q log(q/p)). Where p is 0 nothing can
     be scaled: such a share sits at its lower bound. Falls back to `project` when scaling alone cannot reach sum 1.
     """
-    p_K, lower_K, upper_K, reach = _checked(p_K, lower_K, upper_K)
+    p_K, lower_K, upper_K, least, reach = _checked(p_K, lower_K, upper_K)
     scaled = (p_K, lower_K, upper_K)
     if p_K[p_K.argmin()] <= _NOTHING:
         positive_K = p_K > _NOTHING
@@ -44,7 +46,7 @@ def project_proportional(p_K: np.ndarray, lower_K: np.ndarray, upper_K: np.ndarr
         reach = np.where(positive_K, upper_K, lower_K).sum()
         scaled = (p_K[positive_K], lower_K[positive_K], upper_K[positive_K])
     if reach < 1.0:
-        return _project(p_K, lower_K, upper_K)
+        return _project(p_K, lower_K, upper_K, least)
     kinks = np.concatenate([scaled[1] / scaled[0], scaled[2] / scaled[0]])
     if not kinks[kinks.argmax()] < np.inf:
         kinks = kinks[np.isfinite(kinks)]
@@ -52,7 +54,7 @@ def project_proportional(p_K: np.ndarray, lower_K: np.ndarray, upper_K: np.ndarr
     q_K = _clip(scale * p_K, lower_K, upper_K)
     excess = _sum(q_K) - 1.0
     if abs(excess) > 1e-9:  # shares too far apart in size to be scaled together
-        return _project(p_K, lower_K, upper_K)
+        return _project(p_K, lower_K, upper_K, least)
     return _settle(q_K, excess, lower_K, upper_K)
 
 
@@ -68,8 +70,8 @@ def rescale_and_clip(p_K: np.ndarray, min_share: float) -> np.ndarray:
 
 
 def _checked(p_K, lower_K, upper_K):
-    """The three as arrays of one shape, and Σ upper. Few reductions: at tens of domains each costs as much as three
-    products, and argmin the least."""
+    """The three as arrays of one shape, Σ lower and Σ upper. Few reductions: at tens of domains each costs as much as
+    three products, and argmin the least."""
     p_K = np.asarray(p_K, np.float64)
     lower_K, upper_K = (np.asarray(bound_K, np.float64) for bound_K in (lower_K, upper_K))
     if not lower_K.shape == upper_K.shape == p_K.shape:
@@ -77,10 +79,10 @@ def _checked(p_K, lower_K, upper_K):
     slack = 1e-12 * p_K.size
     if not (p_K[p_K.argmin()] >= 0 and p_K[p_K.argmax()] < np.inf):  # nor where one is NaN
         raise ValueError("shares to project must be finite and not negative")
-    room_K, reach = upper_K - lower_K, _sum(upper_K)
-    if room_K[room_K.argmin()] < 0 or _sum(lower_K) > 1 + slack or reach < 1 - slack:
+    room_K, least, reach = upper_K - lower_K, _sum(lower_K), _sum(upper_K)
+    if room_K[room_K.argmin()] < 0 or least > 1 + slack or reach < 1 - slack:
         raise ValueError("no shares within these bounds sum to 1")
-    return p_K, lower_K, upper_K, reach
+    return p_K, lower_K, upper_K, least, reach
 
 
 def _clip(x_K, lower_K, upper_K):
@@ -93,7 +95,7 @@ def _root(kinks, total, guess):
 
     It lies between the last kink of a total below 1 and the first of one that is not. total is increasing in float64,
     too (each operation rounds monotonically), so those two are the same however they are found: few kinks are all
-    tried at once, many are searched from `guess` on.
+    tried at once, many are searched from `guess` on (nan: there is none).
     """
     if kinks.size > _FEW:
         low, high = _around(kinks, total, guess)
@@ -123,7 +125,7 @@ def _around(kinks, total, x):
     fewer kinks. Where the line does not help, the rest is bisected.
     """
     low = high = None
-    for _ in range(_LOOKS):
+    for _ in range(0 if np.isnan(x) else _LOOKS):
         under_N = kinks <= x
         below, above = kinks[under_N], kinks[~under_N]
         left = ((kink := below[below.argmax()]), total(kink)) if below.size else low

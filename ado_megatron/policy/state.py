@@ -37,9 +37,10 @@ class PolicyState:
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)  # for policies of the user's own
 
     def __post_init__(self) -> None:
-        for name in ("base_K", "anchor_K"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, self.weights_K)
+        if self.base_K is None:
+            object.__setattr__(self, "base_K", self.weights_K)
+        if self.anchor_K is None:
+            object.__setattr__(self, "anchor_K", self.weights_K)
 
     def after(self, counts_K: ArrayLike, blocks: int = 1) -> PolicyState:
         """The state `blocks` later, in which counts_K samples were laid out, at the weights without probe."""

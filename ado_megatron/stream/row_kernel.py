@@ -207,8 +207,16 @@ def remainder_row(quota_C, step_C, block_size, counts_C, value_C, bucket_B):
 
 
 @compiled
+def credit_after(counts_C, work_6xC, credit_C):
+    """Write what the row leaves owed, grid units."""
+    for c in range(len(credit_C)):
+        credit_C[c] = work_6xC[1, c] - (counts_C[c] << SHIFT)
+
+
+@compiled
 def lay_out_row(weights_C, total, block_size, credit_C, left_C, capped, counts_C, work_6xC, bucket_B):
-    """The next row where the common rules cover it: REFUSED, DONE or CHECK. Writes counts_C and work_6xC.
+    """The next row where the common rules cover it: REFUSED, DONE or CHECK. Writes counts_C and work_6xC, and credit_C
+    of a row that is done.
 
     weights_C (float64) and total, their sum; credit_C: int64, grid units. left_C: samples left under caps, int64, read
     only if `capped`. work_6xC: int64 scratch; its first two rows are step_C and quota_C afterwards. bucket_B: 2^8.
@@ -218,8 +226,12 @@ def lay_out_row(weights_C, total, block_size, credit_C, left_C, capped, counts_C
     if steady < 0:
         return REFUSED
     if steady == 1 and constant_row(quota_C, step_C, counts_C, work_6xC[2:], bucket_B):
-        return DONE
-    return remainder_row(quota_C, step_C, block_size, counts_C, work_6xC[2], bucket_B)
+        state = DONE
+    else:
+        state = remainder_row(quota_C, step_C, block_size, counts_C, work_6xC[2], bucket_B)
+    if state == DONE:
+        credit_after(counts_C, work_6xC, credit_C)
+    return state
 
 
 @compiled
@@ -246,10 +258,3 @@ def is_safe(counts_C, work_6xC, block_size, later_H, sum_H):
         if sum_H[h] > block_size * (1 + later_H[h]):
             return False
     return True
-
-
-@compiled
-def credit_after(counts_C, work_6xC, credit_C):
-    """Write what the row leaves owed, grid units."""
-    for c in range(len(credit_C)):
-        credit_C[c] = work_6xC[1, c] - (counts_C[c] << SHIFT)

@@ -125,9 +125,9 @@ class RowLayout:
             weights_C, total, block_size, self._credit_C, left_C, remaining_C is not None, counts_C, work_6xC,
             self._bucket_B,
         )  # fmt: skip
-        if state == kernel.REFUSED:
-            return False
-        if state == kernel.CHECK and (reach := kernel.reach_of(counts_C, work_6xC)):
+        if state != kernel.CHECK:
+            return state == kernel.DONE
+        if (reach := kernel.reach_of(counts_C, work_6xC)):
             if not reach * block_size < _EXACT:
                 return False
             later_H = blocks_ahead(reach)
