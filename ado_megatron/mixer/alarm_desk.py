@@ -38,9 +38,13 @@ class AlarmDesk:
     def restore(self, saved: Saved) -> None:
         """Go on from a sidecar; one of before alarms were kept there has none, and they begin anew."""
         arrays = unnest("alarms/", saved.arrays)
-        if arrays:
+
+        def go_on() -> None:
             memory = Memory.from_arrays(arrays, saved.old_domain_K())
             self._alarms = Alarms(self._planner.domains.names_K, memory)
+
+        if arrays:
+            self._effort.attempt(go_on, now=True)
 
     def look(
         self, step: int, block: int, rows: Mapping[str, np.ndarray], laws: Laws | None, failure: str | None

@@ -91,6 +91,17 @@ def test_a_change_is_printed_with_its_block_and_listed(run, monkeypatch, capsys)
     assert entries[1]["what"] == {"undo": 1}
 
 
+def test_a_run_that_does_not_answer_is_said_to_be_so_after_a_minute(tmp_path, capsys):
+    """Its process is gone; the request is withdrawn, so that the run does not find it when it is resumed."""
+    assert _parser().get_default("wait") == 60
+    (tmp_path / "ado").mkdir()
+    assert cli.main(["set", str(tmp_path), "code=.3", "--wait", "0.2"]) == 2
+    said = capsys.readouterr().err
+    assert "did not answer in 0.2 s, so the request is withdrawn and nothing was changed" in said
+    assert said.count("\n") == 1
+    assert list((tmp_path / "ado" / "requests").iterdir()) == []
+
+
 def test_an_untouched_run_lists_nothing(run, capsys):
     assert cli.main(["set", str(run.path), "--list"]) == 0
     assert capsys.readouterr().out == f"nothing was changed by hand in {run.path}\n"
