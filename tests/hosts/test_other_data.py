@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ado_megatron import cli
 from ado_megatron.audit import audit
+from ado_megatron.report.read import read_run
 from tests.kit.draws import draws, samples_by_name
 from tests.kit.host_runs import DOMAINS, QUICK_ADO, tail, train, write_domain, write_domains
 
@@ -34,7 +36,7 @@ def changes(blend: dict, folder: Path):
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_each_change_of_the_data_needs_its_word_and_what_stays_keeps_its_position(host, tmp_path):
+def test_each_change_of_the_data_needs_its_word_and_what_stays_keeps_its_position(host, tmp_path, capsys):
     words, save = write_domains(tmp_path), tmp_path / "run"
     blend = dict(zip(DOMAINS, zip(words[::2], words[1::2], strict=True), strict=True))
 
@@ -67,6 +69,11 @@ def test_each_change_of_the_data_needs_its_word_and_what_stays_keeps_its_positio
         assert sorted(samples(name, attempts)) == list(range(len(samples(name, attempts)))), name
         assert samples(name, attempts), name
     assert all(drawn[n]["wiki"] and drawn[n]["code"] for n in range(5))
+    report = read_run(save)  # from the first step on, of the domains of now
+    assert report.names_K == list(blend) and report.step_S.tolist() == list(range(1, 21))
+    assert np.isfinite(report.loss_SxK[0]).tolist() == [name in ("wiki", "code") for name in blend]
+    assert cli.main(["watch", str(save), "--once"]) == 0 and cli.main(["whatif", str(save), "--set", "wiki=.5"]) == 0
+    assert "damaged" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ado_megatron import cli
 from ado_megatron.audit import audit
+from ado_megatron.report.read import read_run
 from tests.kit.draws import draws, samples_by_name
 from tests.kit.training import VOCAB, metrics, write_data, write_prefix
 from tests.trainer.test_launch import start
@@ -49,7 +51,7 @@ def changes(data: Path, weights: dict[str, float]):
     yield "moved", data.parent / "disk"
 
 
-def test_each_change_of_the_data_needs_its_word_and_what_stays_keeps_its_position(tmp_path):
+def test_each_change_of_the_data_needs_its_word_and_what_stays_keeps_its_position(tmp_path, capsys):
     data, run = write_data(tmp_path / "data"), tmp_path / "run"
     weights = {"domain0": 0.6, "domain1": 0.3, "domain2": 0.1}
     stop = ["--steps", "40", "--exit-interval", "4"]
@@ -75,6 +77,12 @@ def test_each_change_of_the_data_needs_its_word_and_what_stays_keeps_its_positio
         for n in attempts:  # each attempt begins where the one before ended, or at the first sample
             begins = header(run, n)["start_C"][names[n].index(name)]
             assert begins == sum(len(drawn[m][name]) for m in attempts if m < n), (name, n)
+
+    report = read_run(run)  # from the first step on, of the domains of now
+    assert report.names_K == list(weights) and report.step_S.tolist() == [4, 8, 12, 16, 20]
+    assert np.isfinite(report.loss_SxK[0]).tolist() == [True, False, False]
+    assert cli.main(["watch", str(run), "--once"]) == 0 and cli.main(["whatif", str(run), "--set", "domain0=.5"]) == 0
+    assert "damaged" not in capsys.readouterr().out
 
 
 def header(run: Path, attempt: int) -> dict:
