@@ -29,11 +29,13 @@ class AlarmDesk:
     def __init__(self, planner: Planner, schedule: Schedule, recorder: Recorder, log: Callable[[str], None]):
         self._planner, self._schedule, self._recorder, self._log = planner, schedule, recorder, log
         self._alarms = Alarms(planner.domains.names_K)
+        self._marks: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # of refits under way: weights_K, drawn_K
         self._effort = BestEffort("alarms", errors=(Exception,))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """What is remembered between refits, for a sidecar."""
-        return self._alarms.memory.to_arrays()
+        """What is remembered between refits, and of those under way, for a sidecar."""
+        marks = {f"mark{block}": np.stack(mark) for block, mark in self._marks.items()}
+        return self._alarms.memory.to_arrays() | marks
 
     def restore(self, saved: Saved) -> None:
         """Go on from a sidecar; one of before alarms were kept there has none, and they begin anew."""
@@ -42,9 +44,21 @@ class AlarmDesk:
         def go_on() -> None:
             memory = Memory.from_arrays(arrays, saved.old_domain_K())
             self._alarms = Alarms(self._planner.domains.names_K, memory)
+            if saved.keep_rows:  # else no refit is under way
+                marks = {int(block): mark for block, mark in unnest("mark", arrays).items()}
+                self._marks = {block: (weights_K, drawn_K) for block, (weights_K, drawn_K) in marks.items()}
 
         if arrays:
             self._effort.attempt(go_on, now=True)
+
+    def mark(self, block: int) -> None:
+        """At a snapshot after `block`: what of it will not be known any more when its laws come."""
+
+        def take() -> None:
+            drawn_C = self._schedule.cumulative((block + 1) * self._planner.block_size)
+            self._marks[block] = self._planner.weights_K(block), self._by_domain(drawn_C)
+
+        self._effort.attempt(take)
 
     def look(
         self, step: int, block: int, rows: Mapping[str, np.ndarray], laws: Laws | None, failure: str | None
@@ -56,20 +70,22 @@ class AlarmDesk:
     def _look(
         self, step: int, block: int, rows: Mapping[str, np.ndarray], laws: Laws | None, failure: str | None
     ) -> None:
-        refit = Refit(step, rows, laws, failure, self._supply(block), *self._recorder.measured())
+        mark = self._marks.pop(block, None)
+        if mark is None:
+            return  # the snapshot was taken by a version that kept none
+        refit = Refit(step, rows, laws, failure, self._supply(block, *mark), *self._recorder.measured())
         for alarm in self._alarms.at_refit(refit):
             self._log(f"ado: alarm, step {step}: {alarm.text}")
             self._recorder.metrics.write("alarm", step, **alarm.to_record())
 
-    def _supply(self, block: int) -> Supply:
-        domains, size, caps_C = self._planner.domains, self._planner.block_size, self._planner.regimes.at(block).caps_C
-        drawn_C = self._schedule.cumulative((block + 1) * size)
+    def _by_domain(self, value_C: np.ndarray) -> np.ndarray:
+        domains = self._planner.domains
+        return with_share(domains.domain_of_C, domains.share_C, value_C)
 
-        def by_domain(value_C: np.ndarray) -> np.ndarray:
-            return with_share(domains.domain_of_C, domains.share_C, value_C)
-
+    def _supply(self, block: int, weights_K: np.ndarray, drawn_K: np.ndarray) -> Supply:
+        size, caps_C = self._planner.block_size, self._planner.regimes.at(block).caps_C
         left = (self._schedule.num_blocks - block - 1) * size
         return Supply(
-            self._planner.weights_K(block), by_domain(domains.lengths_C), by_domain(drawn_C),
-            None if caps_C is None else by_domain(caps_C), left, size,
+            weights_K, self._by_domain(self._planner.domains.lengths_C), drawn_K,
+            None if caps_C is None else self._by_domain(caps_C), left, size,
         )  # fmt: skip

@@ -99,6 +99,7 @@ class RankZero:
     def begin_fit(self, refit: PendingRefit, refits: RefitSchedule) -> None:
         """Start the fit of a snapshot on the history up to it, where one is due: by the options, by what an operator
         has made of them, or because one asked for it."""
+        self._alarms.mark(refit.block)
         regimes = self.planner.regimes
         wanted = refit.block in extra_refits(regimes.entries)
         if wanted or self.config.refit_at(refit.block) or regimes.at(refit.block).config.refit_at(refit.block):
