@@ -14,10 +14,12 @@ from tests.kit.host_runs import QUICK_ADO, tail, train, write_domains
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("form", ["blend", "blend_per_split"])
+@pytest.mark.parametrize("form", ["blend", "blend_per_split", "recipe"])
 def test_a_blend_of_the_configuration_with_options_in_the_environment(form, tmp_path, monkeypatch):
     blend = write_domains(tmp_path)
     data = ["--blend", *blend, "--split", "90,5,5"]
+    if form == "recipe":
+        data = ["--data-path", *blend, "--recipe"]
     if form == "blend_per_split":
         data = ["--train-data-path", *blend, "--valid-data-path", *blend[:4]]
     monkeypatch.setenv("ADO_OPTIONS", " ".join([*QUICK_ADO, "--ado-audit", "--ado-validation"]))

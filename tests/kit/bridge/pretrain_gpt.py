@@ -5,6 +5,7 @@ import argparse
 
 import torch
 from megatron.bridge.models.gpt_provider import GPTModelProvider, local_layer_spec
+from megatron.bridge.recipes.gpt.vanilla_gpt import vanilla_gpt_pretrain_config
 from megatron.bridge.training import config as bridge
 from megatron.bridge.training.gpt_step import forward_step
 from megatron.bridge.training.pretrain import pretrain
@@ -25,8 +26,8 @@ def arguments():
     parser.add_argument("--iterations-to-skip", type=int, nargs="*", default=[])
     parser.add_argument("--rampup-batch-size", type=int, nargs=3)
     parser.add_argument("--lr", type=float, required=True)
-    parser.add_argument("--exit-signal-handler", action="store_true")
-    parser.add_argument("--use-distributed-optimizer", action="store_true")
+    for name in ("exit-signal-handler", "use-distributed-optimizer", "recipe"):
+        parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--dataloader-type", default="single")
     # the data in each of Bridge's three forms
     parser.add_argument("--data-path", nargs="+")
@@ -88,5 +89,23 @@ def configuration(args):
     )  # fmt: skip
 
 
+def recipe(args):
+    """A recipe of Bridge, changed as a user changes it, and its model as far as a CPU asks for that."""
+    changed, own = vanilla_gpt_pretrain_config(), configuration(args)
+    for part in ("model", "optimizer", "scheduler", "tokenizer", "dist"):
+        setattr(changed, part, getattr(own, part))
+    changed.mixed_precision = None
+    for part, names in {
+        "dataset": ("data_path", "split", "path_to_cache", "seq_length", "num_workers"),
+        "train": ("train_iters", "global_batch_size", "micro_batch_size", "iterations_to_skip"),
+        "validation": ("eval_interval", "eval_iters"), "checkpoint": ("save", "load", "save_interval"),
+        "logger": ("log_interval", "tensorboard_dir"),
+    }.items():  # fmt: skip
+        for name in names:
+            setattr(getattr(changed, part), name, getattr(getattr(own, part), name))
+    return changed
+
+
 if __name__ == "__main__":
-    pretrain(configuration(arguments()), forward_step)
+    options = arguments()
+    pretrain(recipe(options) if options.recipe else configuration(options), forward_step)
