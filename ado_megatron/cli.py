@@ -7,6 +7,7 @@ import sys
 
 from ado_megatron import __version__
 from ado_megatron.errors import UserError
+from ado_megatron.tables import text_table
 
 # subcommand -> (module, what it does)
 COMMANDS = {
@@ -26,8 +27,6 @@ COMMANDS = {
 
 def usage() -> str:
     """The help text: every command in a line."""
-    from ado_megatron.tables import text_table  # rich, which no other line of this module needs
-
     table = [("command", list(COMMANDS)), ("what", [text for _, text in COMMANDS.values()])]
     lines = ["  " + line for line in text_table(table, {"command", "what"}, headings=False).split("\n")]
     return "\n".join(

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ado_megatron.option_fields import Parser
+from ado_megatron.tables import text_table
 
 OK, NOTE, BAD = "ok", "note", "BAD"
 
@@ -270,11 +271,7 @@ def _resolves() -> bool:
 
 
 def _table(findings: Sequence[Finding]) -> str:
-    """A finding a line; without columns where the library that lays them out is among what is missing."""
-    try:
-        from ado_megatron.tables import text_table
-    except ImportError:
-        return "\n".join(f"{finding.level} {finding.subject}: {finding.text}" for finding in findings)
+    """A finding a line."""
     columns = [
         ("level", [finding.level for finding in findings]), ("subject", [finding.subject for finding in findings]),
         ("text", [finding.text for finding in findings]),

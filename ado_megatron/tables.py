@@ -1,14 +1,13 @@
-"""Tables as plain text, laid out by `rich`: no frame, two spaces between columns, the same in a pipe and a terminal."""
+"""Tables as plain text, laid out by `rich`: no frame, two spaces between columns, the same in a pipe and a terminal.
+
+`ado-megatron --help` and `doctor` print theirs where nothing is installed yet, too; then every character counts one.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Collection, Sequence
-
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 Columns = Sequence[tuple[str, Sequence[str]]]  # (heading, one cell a row) for each column
 
@@ -21,6 +20,13 @@ def text_table(columns: Columns, left: Collection[str] = (), headings: bool = Tr
     what is no character to print (a line's end, an escape) becomes one that is.
     """
     columns = [(heading, [printable(cell) for cell in cells]) for heading, cells in columns]
+    if importlib.util.find_spec("rich") is None:
+        return _without_rich(columns, left, headings)
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=headings)
     width = 0
     for heading, cells in columns:
@@ -32,6 +38,15 @@ def text_table(columns: Columns, left: Collection[str] = (), headings: bool = Tr
     # A console of its own: never narrower than the table, so nothing is wrapped or cut, and never with colours.
     Console(file=out, width=width, color_system=None, highlight=False, legacy_windows=False).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
+
+
+def _without_rich(columns: Columns, left: Collection[str], headings: bool) -> str:
+    padded = []
+    for heading, cells in columns:
+        shown = [heading, *cells] if headings else list(cells)
+        width = max(map(len, (heading, *cells)) if headings else map(len, cells), default=0)
+        padded.append([cell.ljust(width) if heading in left else cell.rjust(width) for cell in shown])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*padded, strict=True))
 
 
 def printable(cell: str) -> str:

@@ -75,8 +75,8 @@ def test_the_sdist_makes_the_same_wheel(dist, tmp_path):
 def test_in_an_empty_environment_help_works_and_doctor_says_what_is_missing(dist, tmp_path):
     run(sys.executable, "-m", "venv", tmp_path / "venv")
     bin_ = tmp_path / "venv" / "bin"
-    run(bin_ / "pip", "install", "-q", "--no-deps", "--no-index", only(dist, "*.whl"), cwd=tmp_path)
-    clean = {"PATH": f"{bin_}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    clean = {"PATH": f"{bin_}:/usr/bin:/bin", "HOME": str(tmp_path)}  # no PYTHONPATH: pip would find this tree there
+    run(bin_ / "pip", "install", "-q", "--no-deps", "--no-index", only(dist, "*.whl"), env=clean, cwd=tmp_path)
     assert "ado-megatron COMMAND --help says more." in run(bin_ / "ado-megatron", "--help", env=clean, cwd=tmp_path)
     line = [bin_ / "ado-megatron", "doctor"]
     found = subprocess.run(line, env=clean, cwd=tmp_path, text=True, stdout=subprocess.PIPE)

@@ -1,5 +1,6 @@
 """Text tables: the same characters whatever they are printed on."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -32,6 +33,14 @@ def test_a_terminal_that_is_narrow_or_has_colours_changes_nothing(monkeypatch):
 
 def test_a_table_without_rows_is_its_headings():
     assert text_table([("a", []), ("bc", [])]) == "a  bc"
+
+
+def test_without_rich_the_table_is_the_same(monkeypatch):
+    columns = [("domain", ["x", "longer name"]), ("tokens", ["1", "22,222"]), ("note", ["ok", ""])]
+    both = [(columns, headings) for headings in (True, False)]
+    expected = [text_table(table, {"domain", "note"}, headings) for table, headings in both]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert [text_table(table, {"domain", "note"}, headings) for table, headings in both] == expected
 
 
 def test_nothing_else_is_imported():
