@@ -1,7 +1,7 @@
 """What each policy gains over its prior: over many simulated runs (part a), or in trained models (part b).
 
     python benchmarks/quality.py SWARMS --out DIR                        every cell, resumable: one file a run
-    python benchmarks/quality.py SWARMS --out DIR --half tune --arm "ado:policy=plan,transfer=estimate,probe=20"
+    python benchmarks/quality.py SWARMS --out DIR --half tune --arm "ado:policy=plan,transfer=estimate,probe=10"
     python benchmarks/quality.py SWARMS --out DIR --table --plot quality.png      what there is, nothing is run
     python benchmarks/quality.py --trained --out DIR      part b, on a CPU; --gpu: larger models (quality_trained.py)
 
@@ -57,7 +57,7 @@ ARMS = FIXED | {
     "ado, per log n": "ado:policy=ado,speed_unit=log",
     "ado, per log n, s estimated": "ado:policy=ado,speed_unit=log,transfer=estimate",
     "plan": "ado:policy=plan,transfer=estimate",
-    "plan, probing": "ado:policy=plan,transfer=estimate,probe=20",
+    "plan, probing": "ado:policy=plan,transfer=estimate,probe=20,probe_length=2000",
     "plan, no pull": "ado:policy=plan,transfer=estimate,plan_kl=0",
     "plan, no gate": "ado:policy=plan,transfer=estimate,plan_gate=0",
     "plan, no bound on change": "ado:policy=plan,transfer=estimate,plan_max_change=1",

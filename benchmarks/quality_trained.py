@@ -77,9 +77,9 @@ GPU = (
 def schedule(steps: int) -> str:
     """When laws are fitted, in a run of so many steps."""
     tenth = steps // 10
-    few = max(tenth // 7, 2)
     return (f"--steps {steps} --eval-interval {steps} --ado-start-step {2 * tenth} --ado-ignore-steps {tenth // 2} "
-            f"--ado-refit-interval {tenth * 3 // 2} --ado-fit-lag {few} --ado-probe-length {few} "
+            f"--ado-refit-interval {tenth * 3 // 2} --ado-fit-lag {max(tenth // 7, 2)} "
+            f"--ado-probe-length {tenth * 3 // 2} "
             "--ado-log-interval 10 --no-tensorboard --no-progress")  # fmt: skip
 
 

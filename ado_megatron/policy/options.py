@@ -93,7 +93,9 @@ class PolicyOptions(LawOptions):
         0.0, "zero-sum probing: weights go up and down by this many per cent in pairs of stretches; 0: off",
         low=0.0, high=50.0, resume="free",
     )
-    probe_length: int = option(100, "blocks of one half of a pair of probing", low=1, resume="free")
+    probe_length: int = option(
+        1000, "blocks of one half of a pair of probing, of the order of the refit interval", low=1, resume="free",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,6 +28,9 @@ _GREATEST_ALPHA = 20.0
 _GREATEST_LOG_LOSS = 10.0
 _GREATEST_TRANSFER = 1e6
 _GREATEST_VARIANCE = 1e100
+# Of the best move, tried in turn. The gain bends and its error does not, so a part may be known to pay where the whole
+# is not.
+_PARTS = (1.0, 0.5, 0.25)
 _TO_80_PERCENT = 1.2815515655446004  # standard errors from the mean to the end of a central 80 % interval
 
 
@@ -110,10 +113,19 @@ class PlanPolicy:
             start_K = np.clip(project_proportional(start_K, lower_K, upper_K), lower_K, upper_K)
         w_K = best_shares(problem, lower_K, upper_K, start_K, config.plan_max_change)
         w_K = within_change(w_K, anchor_K, config.plan_max_change)
-        gain = problem.objective(anchor_K) - problem.objective(w_K)
-        error = gain_error(problem, self._doubt(laws, samples_K, known_K), anchor_K, w_K)
-        moved = gain > config.plan_gate * error and gain > 0
-        return Decision(w_K if moved else anchor_K, gain, error, moved)
+        return self._gated(problem, self._doubt(laws, samples_K, known_K), anchor_K, w_K)
+
+    def _gated(self, problem: Horizon, doubt: Doubt, anchor_K: np.ndarray, w_K: np.ndarray) -> Decision:
+        """The greatest part of the move from anchor_K to w_K that is known to pay; else none, with what it promised."""
+        tried = []
+        for part in _PARTS:
+            part_K = w_K if part == 1.0 else anchor_K + part * (w_K - anchor_K)
+            gain = problem.objective(anchor_K) - problem.objective(part_K)
+            error = gain_error(problem, doubt, anchor_K, part_K)
+            if gain > self.config.plan_gate * error and gain > 0:
+                return Decision(part_K, gain, error, True)
+            tried.append(Decision(anchor_K, gain, error, False))
+        return tried[0]
 
     def problem(self, laws: Laws, samples_K: np.ndarray, left: float) -> tuple[Horizon, np.ndarray]:
         """(the problem of horizon.py, known_K: which domains have an identified law)."""

@@ -120,12 +120,19 @@ def test_the_gate_is_closed_by_wide_covariances_and_says_so():
 
 
 def test_the_gate_stands_at_so_many_standard_errors():
-    policy = plan(plan_gate=1.0)
-    decision = policy.decide(fitted(error=0.05), ROW, PRIOR, 99_000.0)
-    ratio = decision.gain / decision.error
+    def decided(gate):
+        return plan(plan_gate=gate).decide(fitted(error=0.05), ROW, PRIOR, 99_000.0)
+
+    whole = decided(1.0)
+    ratio = whole.gain / whole.error
     assert 1 < ratio < 1e3
-    for gate, moves in ((ratio * 0.999, True), (ratio * 1.001, False)):
-        assert plan(plan_gate=gate).decide(fitted(error=0.05), ROW, PRIOR, 99_000.0).moved is moves
+    np.testing.assert_array_equal(decided(ratio * 0.999).weights_K, whole.weights_K)
+    half = decided(ratio * 1.001)  # the whole move is not known to pay, half of it is: the gain bends
+    np.testing.assert_allclose(half.weights_K, (whole.weights_K + PRIOR) / 2)
+    assert half.moved and half.gain > ratio * half.error
+    closed = decided(1e3)
+    assert not closed.moved and (closed.weights_K == PRIOR).all()
+    assert (closed.gain, closed.error) == (whole.gain, whole.error)  # what the whole move promised
 
 
 def test_the_gate_is_closed_by_an_unknown_transfer_and_by_the_model_error():
