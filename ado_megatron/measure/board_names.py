@@ -28,6 +28,7 @@ TABLE = (
     BoardName("ado/epochs/DOMAIN", "epochs drawn so far"),
     BoardName("ado/forecast/DOMAIN", "loss at the end of the run by the law in force, if the weights stay"),
     BoardName("ado/target_loss", "training losses of late, weighted by the target"),
+    BoardName("ado/target_forecast", "its value at the end of the run by the laws in force, if the weights stay"),
     BoardName("ado/changes", "changes by `ado-megatron set` so far: a rise is one, metrics.jsonl says which"),
     BoardName("ado/alarms", "alarms so far: a rise is one, the log and metrics.jsonl say which"),
     BoardName("train/loss", "loss of the step in nats a token", "pretrain"),

@@ -67,14 +67,14 @@ class BoardFeed:
             pairs = zip(run.names_K, value_K, strict=True)
             scalars |= by_domain(kind, {name: value for name, value in pairs if np.isfinite(value)})
         counts = {f"{kind}s": float(sum(event.kind == kind for event in run.events)) for kind in ("alarm", "change")}
-        return scalars | of_run(**counts, **_target_loss(run))
+        return scalars | of_run(**counts, **_target_loss(run, values["forecast"]))
 
 
-def _target_loss(run: Run) -> dict[str, float]:
-    """Σ τ L of the newest losses; nothing where one that counts was never seen."""
+def _target_loss(run: Run, forecast_K: np.ndarray) -> dict[str, float]:
+    """Σ τ L of the newest losses, and of those at the end by the laws; nothing where one that counts is not known."""
     if run.target_K is None:
         return {}
-    loss_K, counts_K = run.last_loss_K(), run.target_K > 0
-    if not np.isfinite(loss_K[counts_K]).all():
-        return {}
-    return {"target_loss": float(run.target_K[counts_K] @ loss_K[counts_K])}
+    counts_K = run.target_K > 0
+    found = {"target_loss": run.last_loss_K(), "target_forecast": forecast_K}
+    return {name: float(run.target_K[counts_K] @ loss_K[counts_K]) for name, loss_K in found.items()
+            if np.isfinite(loss_K[counts_K]).all()}  # fmt: skip

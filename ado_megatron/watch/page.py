@@ -14,6 +14,7 @@ from rich.cells import cell_len, set_cell_size
 
 from ado_megatron.policy.bounds import total_variation
 from ado_megatron.report.data import Event
+from ado_megatron.report.target import target_lines
 from ado_megatron.tables import printable, text_table
 from ado_megatron.watch.columns import Column, columns, matcher, order_of
 from ado_megatron.watch.state import State
@@ -23,6 +24,7 @@ EVENTS = 5  # shown
 _LINE_DOMAINS = 8  # in a line of a pipe
 _NAME = 28  # characters of a name where columns compete for them
 _LEAST_ROWS = 3
+_NAMED = 3  # domains that are worse than at the prior, by name
 HELP = "q quit · s sort · r reverse · / filter · arrows and PgUp/PgDn scroll"
 
 
@@ -117,6 +119,7 @@ def head(state: State, problem: str | None = None) -> list[Line]:
     by_hand = [f"{name} {share:.4g}" for name, share in state.steering.pins.items()]
     if by_hand:
         lines.append(Line(f"pinned: {printable(', '.join(by_hand))}"))
+    lines += [Line(printable(text)) for text in target_lines(run, _NAMED)]
     return [*lines, Line(f"! {printable(problem)}", "red")] if problem else lines
 
 

@@ -31,6 +31,8 @@ def test_values_are_those_of_the_run_and_their_names_those_of_the_table(run):
     assert scalars["ado/epochs/cpp"] == pytest.approx(made.supply.drawn_K[1] / made.supply.length_K[1])
     assert scalars["ado/forecast/cpp"] == pytest.approx(loss_at_end_K(made, supply_at_end(made))[1])
     assert scalars["ado/target_loss"] == pytest.approx(made.last_loss_K()[:2].mean(), rel=0.02)
+    at_end_K = loss_at_end_K(made, supply_at_end(made))
+    assert scalars["ado/target_forecast"] == pytest.approx(at_end_K[:2].mean())  # τ is a half each
     assert scalars["ado/alarms"] == 1 and scalars["ado/changes"] == 1
     plain = {name.replace(domain, "DOMAIN") for name in scalars for domain in NAMES if name.endswith(f"/{domain}")}
     plain |= {name for name in scalars if name.count("/") == 1}

@@ -74,13 +74,16 @@ def test_a_domain_without_points_has_the_prior_and_costs_the_others_nothing():
 @pytest.mark.parametrize("form", ["nats", "reducible"])
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "wsd"])
 def test_a_falling_learning_rate_does_not_pass_for_transfer(schedule, form):
-    """The median error of log s stays under .15 and the root mean square under .45 (ALGORITHM.md has the figures)."""
-    error_RxK = np.array([
-        np.log(estimated(mixture(6000, seed), schedule, seed, form=form).transfer_K / TRANSFER_K) for seed in range(6)
-    ])
-    print(schedule, form, np.median(np.abs(error_RxK)).round(3), np.sqrt((error_RxK**2).mean()).round(3))
-    assert np.median(np.abs(error_RxK)) < 0.15
-    assert np.sqrt((error_RxK**2).mean()) < 0.45
+    """The median error of log s stays under .4, without the effect it is up to .8; the 80 % intervals hold
+    (ALGORITHM.md has the figures)."""
+    laws_R = [estimated(mixture(6000, seed), schedule, seed, form=form) for seed in range(6)]
+    error_RxK = np.array([np.log(laws.transfer_K / TRANSFER_K) for laws in laws_R])
+    held_RxK = np.array([(laws.transfer_low_K <= TRANSFER_K) & (TRANSFER_K <= laws.transfer_high_K) for laws in laws_R])
+    rms = np.sqrt((error_RxK**2).mean())
+    print(schedule, form, np.median(np.abs(error_RxK)).round(3), rms.round(3), held_RxK.mean().round(2))
+    assert np.median(np.abs(error_RxK)) < (0.1 if schedule == "constant" else 0.4)
+    assert rms < (0.15 if schedule == "constant" else 0.65)
+    assert held_RxK.mean() > 0.6
 
 
 def test_the_kit_has_a_prior_that_sums_to_one():

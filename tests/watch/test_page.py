@@ -10,6 +10,7 @@ import pytest
 
 from ado_megatron import cli
 from ado_megatron.report.read import read_run
+from ado_megatron.report.target import target_lines
 from ado_megatron.steer.journal import Entry, write_journal
 from ado_megatron.steer.steering import Steering
 from ado_megatron.watch.columns import columns, matcher, order_of, spark
@@ -44,6 +45,14 @@ def test_cells_are_those_of_the_run(folder):
     n = run.counts_SxK[:, 4].sum() + state.supply.drawn_C[4] - run.supply.drawn_K[4]
     assert cells["forecast"][4] == f"{np.exp(law[1]) + np.exp(law[0]) * n ** -law[2]:.3f}"
     assert state.last_step == 900 and state.next_refit() == 801 and state.rate == 140 / 32
+
+
+def test_the_page_states_the_target_loss_its_law_and_who_got_worse(folder):
+    state = state_of(folder)
+    lines = [line.text for line in page(state, View())]
+    said = target_lines(state.run, 3)
+    assert len(said) == 3 and said[0].startswith("Target loss") and said[1].startswith("Its law")
+    assert [line for line in lines if line in said] == said
 
 
 def test_order_and_filter(folder):
@@ -146,7 +155,7 @@ def test_once_through_a_pipe_prints_everything_and_ends(folder, capsys):
     assert cli.main(["watch", str(folder), "--once", "--sort", "name", "--no-preview"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("watched0: step 600 of 900 (66.7%)") and "\x1b" not in text
-    assert [line.split()[0] for line in text.splitlines()[5:13]] == sorted(NAMES)
+    assert [line.split()[0] for line in text.splitlines()[8:16]] == sorted(NAMES)
     assert "law ε + β·n^−α" in text
 
 
