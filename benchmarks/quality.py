@@ -39,7 +39,7 @@ from pathlib import Path
 
 import numpy as np
 from quality_responses import STEPS, Source, sources
-from quality_table import draw, table
+from quality_table import draw, finish, table
 
 from ado_megatron.config import AdoConfig
 from ado_megatron.files import atomic_write
@@ -220,13 +220,7 @@ def main(argv=None) -> int:
                     continue
                 atomic_write(path, json.dumps(run(cell, found[cell.source], text, seed, args)).encode())
             rows.append(json.loads(path.read_text()) | {"name": name, "slope": slope_of(cell, found[cell.source])})
-    if rows:
-        print(table(rows, as_json=args.json))
-        if args.plot:
-            draw(rows, args.plot)
-    if left:
-        print(f"{left} runs are left; the same command goes on", file=sys.stderr)
-    return int(left > 0 and not args.table)
+    return finish(rows, left, args, table, draw)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ Legend: C cells.
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -85,3 +88,14 @@ def draw(rows: list[dict], path: Path) -> None:
         axes.set_yticks(range(len(order)), order)
         axes.set_xlabel("nats of target loss gained over the prior (points: cells; symmetric logarithm beyond .005)")
         figure.savefig(path, dpi=120)
+
+
+def finish(rows: list[dict], left: int, args: argparse.Namespace, table: Callable, draw: Callable) -> int:
+    """Print the table of `rows`, draw them where --plot says, say how many runs are left; the exit code."""
+    if rows:
+        print(table(rows, as_json=args.json))
+        if args.plot:
+            draw(rows, args.plot)
+    if left:
+        print(f"{left} runs are left; the same command goes on", file=sys.stderr)
+    return int(left > 0 and not args.table)

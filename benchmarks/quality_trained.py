@@ -31,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 from quality_corpus import make as make_debian
+from quality_table import finish
 from quality_trained_table import draw, table
 
 from ado_megatron.cli import main as ado_megatron
@@ -217,13 +218,7 @@ def main(argv=None) -> int:
                     if not args.table:
                         print(f"{row['size']} {corpus} {arm} {seed}: {row['natural']:.4f} {row['uniform']:.4f} "
                               f"{row['wall']:.0f} s", file=sys.stderr, flush=True)  # fmt: skip
-    if rows:
-        print(table(rows, as_json=args.json))
-        if args.plot:
-            draw(rows, args.plot)
-    if left:
-        print(f"{left} runs are left; the same command goes on", file=sys.stderr)
-    return int(left > 0 and not args.table)
+    return finish(rows, left, args, table, draw)
 
 
 if __name__ == "__main__":
