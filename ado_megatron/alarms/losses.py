@@ -30,9 +30,11 @@ class Window:
         """Of the rows from step `since` on, and so many before that there are LEAST_ROWS.
 
         rows: LossHistory.snapshot."""
+        first = int(np.searchsorted(rows["step_T"], since))
+        while first > 0 and (_seen(rows, first).sum(0) < LEAST_ROWS).any():  # a long history is seldom needed whole
+            first = max(0, first - max(LEAST_ROWS, len(rows["step_T"]) - first))
+        seen_TxK, rows = _seen(rows, first), {name: array[first:] for name, array in rows.items()}
         tokens_TxK, loss_TxK = rows["tokens_TxK"], rows["loss_TxK"]
-        with np.errstate(invalid="ignore"):
-            seen_TxK = (tokens_TxK > 0) & (loss_TxK > 0) & np.isfinite(loss_TxK)
         after_TxK = np.cumsum(seen_TxK[::-1], 0)[::-1]  # seen rows from this one on
         recent_TxK = (rows["step_T"] >= since)[:, None] | (after_TxK <= LEAST_ROWS)
         weight_TxK = np.where(seen_TxK & recent_TxK, tokens_TxK, 0.0)
@@ -46,14 +48,23 @@ class Window:
         )  # fmt: skip
 
 
+def _seen(rows: Mapping[str, np.ndarray], first: int) -> np.ndarray:
+    """Which domains have a loss in the rows from the first on, seen_TxK."""
+    tokens_TxK, loss_TxK = rows["tokens_TxK"][first:], rows["loss_TxK"][first:]
+    with np.errstate(invalid="ignore"):
+        return (tokens_TxK > 0) & (loss_TxK > 0) & np.isfinite(loss_TxK)
+
+
 def _unit_variance(y_TxK: np.ndarray, weight_TxK: np.ndarray) -> np.ndarray:
     """Variance of y for one token, by the differences of neighbours: a trend hardly counts."""
     variance_K = np.full(y_TxK.shape[1], np.nan)
-    for k in range(y_TxK.shape[1]):
-        seen = weight_TxK[:, k] > 0
-        y, w = y_TxK[seen, k], weight_TxK[seen, k]
+    y_KxT, weight_KxT = np.ascontiguousarray(y_TxK.T), np.ascontiguousarray(weight_TxK.T)  # for the cache
+    for k, (y_T, weight_T) in enumerate(zip(y_KxT, weight_KxT, strict=True)):
+        seen_T = weight_T > 0
+        y, w = y_T[seen_T], weight_T[seen_T]
         if len(y) > 1:
-            variance_K[k] = np.mean(np.diff(y) ** 2 / (1 / w[1:] + 1 / w[:-1]))
+            one = 1 / w
+            variance_K[k] = np.add.reduce((y[1:] - y[:-1]) ** 2 / (one[1:] + one[:-1])) / (len(y) - 1)
     return variance_K
 
 

@@ -28,7 +28,7 @@ from ado_megatron.scaling_law.laws import Laws
 from ado_megatron.scaling_law.options import LawOptions
 from ado_megatron.scaling_law.smoothing import fit_history
 
-_REQUEST, _OPTIONS, _RESULT, _ERRORS = "history.npz", "options.json", "laws.npz", "stderr.txt"
+_REQUEST, _OPTIONS, _RESULT, _ERRORS = "history.npy", "options.json", "laws.npz", "stderr.txt"
 MORE, MORE_RESULT = "more.npz", "more_result.npz"  # what another program does with the laws, and comes to
 PROGRAM = "ado_megatron.scaling_law.fit_process"
 _TRANSFER = "given_transfer_K"  # beside the history's arrays
@@ -70,10 +70,10 @@ class Fit:
         try:
             self._directory = _new_directory(directory)
             arrays = dict(history) if transfer_K is None else {**history, _TRANSFER: np.asarray(transfer_K, np.float64)}
-            np.savez(self._directory / _REQUEST, **arrays)  # type: ignore[arg-type]  # numpy's stub takes names for its own
+            _write(self._directory / _REQUEST, arrays)
             (self._directory / _OPTIONS).write_text(json.dumps(LawOptions.of(options).to_dict()))
             if more is not None:
-                np.savez(self._directory / MORE, **more)  # type: ignore[arg-type]  # as above
+                np.savez(self._directory / MORE, **more)  # type: ignore[arg-type]  # numpy's stub takes names for its own
             self._process = _start(self._directory, program)
         except Exception as error:  # whatever it is, the training goes on
             self._failure = f"it could not start: {_words(error)}"
@@ -135,6 +135,20 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """The names, then array after array. A history can be large, and an .npz would sum every byte up twice."""
+    with open(path, "wb") as file:
+        for array in (np.array([*arrays], dtype=str), *arrays.values()):
+            np.save(file, array, allow_pickle=False)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """What `_write` wrote."""
+    with open(path, "rb") as file:
+        names = np.load(file, allow_pickle=False).tolist()
+        return {name: np.load(file, allow_pickle=False) for name in names}
+
+
 def _new_directory(parent: Path | None) -> Path:
     """A directory for one fit. Its name starts with the id of this process, so that others know whose it is."""
     if parent is None:
@@ -192,8 +206,7 @@ def begin(parent: str) -> None:
 def fit_in(folder: Path) -> Laws:
     """Read the request in `folder`, fit, leave the laws there, and return them."""
     options = LawOptions.from_dict(json.loads((folder / _OPTIONS).read_text()))
-    with np.load(folder / _REQUEST, allow_pickle=False) as npz:
-        history = {name: npz[name] for name in npz.files}
+    history = _read(folder / _REQUEST)
     transfer_K = history.pop(_TRANSFER, None)
     laws = fit_history(history, options, transfer_K)
     np.savez(folder / _RESULT, **laws.to_arrays())  # type: ignore[arg-type]  # as above

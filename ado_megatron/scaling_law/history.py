@@ -165,16 +165,19 @@ class LossHistory:
 
     def snapshot(self, step: int) -> dict[str, np.ndarray]:
         """The rows with all their steps before `step`, as arrays: what `fit_history` takes. n, total and loss
-        are means over the row's steps."""
+        are means over the row's steps. Not to be written to: rows of single steps never change, and are not copied."""
         rows = int(np.searchsorted(self._last[: self._rows], step))
-        tokens = self._tokens[:rows]
-        n, loss = self._n[:rows].copy(), self._loss[:rows].copy()
+        n, loss, tokens = self._n[:rows], self._loss[:rows], self._tokens[:rows]
         if self.binned:
             n, loss = (a / np.where(tokens > 0, tokens, 1.0) for a in (n, loss))
             loss[tokens == 0] = np.nan
+            tokens = tokens.copy()
         total = self._total[:rows] / self._steps[:rows]
-        return {"step_T": self._step[:rows].copy(), "total_T": total, "n_TxK": n, "loss_TxK": loss,
-                "tokens_TxK": tokens.copy()}
+        arrays = {"step_T": self._step[:rows].copy(), "total_T": total, "n_TxK": n, "loss_TxK": loss,
+                  "tokens_TxK": tokens}  # fmt: skip
+        for array in arrays.values():
+            array.setflags(write=False)
+        return arrays
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The whole state, for a checkpoint."""
