@@ -62,3 +62,11 @@ def test_step_overhead_finds_the_refit():
     hiccup = result["hiccup"]
     assert hiccup["snapshot_s"] > 0 and hiccup["publication_s"] > hiccup["waited_for_fit_s"]
     assert hiccup["longest_over_median"] >= 1 and result["refit_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_refit_names_the_parts_of_a_snapshot_and_a_publication():
+    (row,) = json.loads(run("refit.py", "--domains", 4, "--interval", 40, "--arms", "ado", "--json"))
+    assert row["longest_cpu_ms"] > row["median_cpu_ms"] > 0
+    assert row["snapshot"]["reduce"] > 0 and row["snapshot"]["start"] > 0
+    assert row["publication"]["laws"] > 0 and row["publication"]["publish"] > 0

@@ -247,3 +247,17 @@ def test_the_error_of_a_window_is_that_of_its_mean_and_a_trend_hardly_counts():
 
 def test_an_empty_history_raises_nothing():
     assert Alarms(["code", "web"]).at_refit(refit(1, np.zeros((0, 2)))) == []
+
+
+def test_rows_before_a_window_do_not_count_however_many_there_are():
+    rng = np.random.default_rng(5)
+    loss_TxK = rng.uniform(2, 3, (400, 3))
+    loss_TxK[:, 1][rng.random(400) < 0.95] = np.nan  # a rare domain: its window reaches far back; 5 steps a row
+    loss_TxK[:30, 2] = np.nan
+    whole, spoilt = Window.of(rows_of(loss_TxK), 1900), loss_TxK.copy()
+    seen = np.flatnonzero(np.isfinite(loss_TxK[:, 1]))
+    spoilt[: seen[-8], 1], spoilt[:380, 0] = 9.0, 9.0
+    other = Window.of(rows_of(spoilt), 1900)
+    for name in ("first_step_K", "y_K", "error_K", "n_K", "total_K"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(other, name))
+    assert whole.first_step_K[0] == 1900 > whole.first_step_K[1] == 5 * seen[-8]

@@ -46,7 +46,7 @@ def test_rescale_and_clip_has_the_faults_of_the_released_one():
 @settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 10**6), size=st.sampled_from([3, 22, 64, 65, 200, 1000]), shape=st.sampled_from([0.05, 1, 50]),
-    low=st.sampled_from([0.0, 0.25, 0.9]), proportional=st.booleans(),
+    low=st.sampled_from([0.0, 0.25, 0.9, 1.0]), proportional=st.booleans(),
 )  # fmt: skip
 def test_however_the_root_is_found_it_is_the_same_to_the_last_bit(seed, size, shape, low, proportional):
     """All kinks at once, a search from any guess, and bisection: the interval, and so the shares, are one."""
