@@ -11,7 +11,7 @@ import torch
 from ado_megatron.hosts.hooks import TOKEN
 from ado_megatron.hosts.run_facts import RunFacts
 from ado_megatron.hosts.session import Session
-from ado_megatron.measure.board_names import by_domain
+from ado_megatron.measure.board_names import by_domain, mlflow_name
 from ado_megatron.measure.boards import Write
 
 EVENTS = ("on_data_init_start", "on_train_step_end", "on_eval_end", "on_test_end")  # of Bridge
@@ -83,15 +83,19 @@ class BridgeRun:
     on_test_end = on_eval_end
 
     def boards(self) -> dict[str, Write]:
-        """Bridge's TensorBoard and W&B, on the rank that has them (the last)."""
-        writer, wandb = self.state.tensorboard_logger, self.state.wandb_logger
+        """Bridge's TensorBoard, W&B and MLflow, on the rank that has them (the last)."""
+        writer, wandb, mlflow = self.state.tensorboard_logger, self.state.wandb_logger, self.state.mlflow_logger
 
         def to_tensorboard(scalars: dict[str, float], step: int) -> None:
             for name, value in scalars.items():
                 writer.add_scalar(name, value, step)
 
+        def to_mlflow(scalars: dict[str, float], step: int) -> None:
+            mlflow.log_metrics({mlflow_name(name): value for name, value in scalars.items()}, step=step)
+
         found: dict[str, Write] = {"TensorBoard": to_tensorboard} if writer else {}
-        return found | ({"W&B": wandb.log} if wandb else {})
+        found |= {"W&B": wandb.log} if wandb else {}
+        return found | ({"MLflow": to_mlflow} if mlflow else {})
 
 
 def layout_facts(cfg: Any) -> dict[str, Any]:

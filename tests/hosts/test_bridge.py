@@ -5,10 +5,12 @@ What it has in common with the other hosts is in the files of these, under the n
 
 import re
 
+import numpy as np
 import pytest
 
 from ado_megatron.audit import audit
 from tests.hosts.test_swap import assert_each_epoch_once, draws
+from tests.kit.board_files import mlflow_curves, mlflow_files, tensorboard_curves
 from tests.kit.host_runs import QUICK_ADO, tail, train, write_domains
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
@@ -68,3 +70,19 @@ def test_ours_goes_on_from_a_checkpoint_of_the_stock_blend_and_of_shadow_mode(tm
         drawn = by_stock + draws(save, first=6)
         assert [i for i, _, _ in drawn] == list(range(12 * 8))
         assert_each_epoch_once(drawn, second.metrics("run")[-1]["lengths_C"])
+
+
+def test_its_mlflow_gets_what_its_tensorboard_gets(tmp_path, monkeypatch):
+    """The package must be importable from both interpreters: that of the tests and MEGATRON_BRIDGE_PYTHON."""
+    mlflow_files(monkeypatch, tmp_path / "store")
+    options = ["--num-workers", 0, *QUICK_ADO, "--ado-validation", "--eval-interval", 3]
+    options += ["--mlflow-experiment", "mixtures", "--tensorboard-dir", tmp_path / "tensorboard"]
+    run = train("bridge", tmp_path / "run", ["--data-path", *write_domains(tmp_path)], options, steps=6)
+    assert run.status == 0, tail(run)
+    curves = mlflow_curves(tmp_path / "store", "mixtures")[1]
+    shown = tensorboard_curves(tmp_path / "tensorboard")
+    ours = {name: curve for name, curve in curves.items() if name.startswith("ado/")}
+    assert ours == {name: pytest.approx(np.array(curve)) for name, curve in shown.items() if name.startswith("ado/")}
+    weights = [row["weights_K"][0] for row in run.metrics("step")]
+    assert ours["ado/weight/wiki"] == [(step, pytest.approx(weights[step - 1])) for step in range(1, 7)]
+    assert [step for step, _ in ours["ado/validation/wiki"]] == [3, 6]

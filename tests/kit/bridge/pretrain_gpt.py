@@ -34,7 +34,7 @@ def arguments():
     parser.add_argument("--blend", nargs="+")
     parser.add_argument("--train-data-path", nargs="+")
     parser.add_argument("--valid-data-path", nargs="+")
-    for name in ("split", "data-cache-path", "save", "load", "tensorboard-dir"):
+    for name in ("split", "data-cache-path", "save", "load", "tensorboard-dir", "mlflow-experiment"):
         parser.add_argument(f"--{name}")
     return parser.parse_known_args()[0]
 
@@ -82,7 +82,10 @@ def configuration(args):
             start_weight_decay=0.01, end_weight_decay=0.01,
         ),
         ddp=DistributedDataParallelConfig(use_distributed_optimizer=args.use_distributed_optimizer),
-        logger=bridge.LoggerConfig(log_interval=args.log_interval, tensorboard_dir=args.tensorboard_dir),
+        logger=bridge.LoggerConfig(
+            log_interval=args.log_interval, tensorboard_dir=args.tensorboard_dir,
+            mlflow_experiment=args.mlflow_experiment, mlflow_run_name=args.mlflow_experiment and "one",
+        ),
         tokenizer=bridge.TokenizerConfig(tokenizer_type="NullTokenizer", vocab_size=args.vocab_size),
         checkpoint=bridge.CheckpointConfig(save=args.save, load=args.load, save_interval=args.save_interval),
         rng=bridge.RNGConfig(seed=1234), dist=bridge.DistributedInitConfig(distributed_backend="gloo"),
