@@ -236,7 +236,10 @@ def run(options: TrainerOptions, config: AdoConfig, args: argparse.Namespace, we
         data.train_C, Split.train, options, data.vocab_size, trainer.place, trainer.world
     )
     more = trainer.mixer.refits.fit_lag + 2 * AROUND
-    static = StaticFeed(trainer, datasets, weights, args.warm_up + args.pairs + more)
+    steps = args.warm_up + args.pairs + more
+    static = StaticFeed(trainer, datasets, weights, steps) if trainer.world.is_zero else None
+    trainer.world.broadcast(None)  # the other ranks read the index that rank zero has written
+    static = static or StaticFeed(trainer, datasets, weights, steps)
     traffic = trainer.world.traffic  # a world of one has none
     seconds_Nx2 = measure_pairs(trainer, static, args.warm_up, args.pairs)
     before = (traffic.calls, traffic.payload_bytes)
