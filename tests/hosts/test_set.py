@@ -43,7 +43,7 @@ def test_a_run_changed_killed_and_resumed_on_one_rank(host, tmp_path, capsys):
     assert "there is no domain 'lore'; the domains are wiki, code, news, law" in capsys.readouterr().err
     assert cli.main(["whatif", str(save), "--set", "news=.4"]) == 0 and cli.main(["watch", str(save), "--once"]) == 0
     told = capsys.readouterr().out  # of a directory of checkpoints, which holds ado/
-    assert "proposal: news: pin 0.4 (was none)" in told and re.search(r"target loss \d\.\d+ as it goes on", told), told
+    assert "proposal: news: pin 0.4 (was none)" in told, told
     assert re.search(rf"^run: step \d+ of {STEPS} ", told, re.M) and "policy static" in told, told
     resumed = train(host, save, data, [*options, "--load", save], ranks=1, steps=STEPS)
     assert resumed.status == 0 and max(resumed.curve) == STEPS, tail(resumed)

@@ -79,7 +79,7 @@ def test_each_change_of_the_data_needs_its_word_and_what_stays_keeps_its_positio
             assert begins == sum(len(drawn[m][name]) for m in attempts if m < n), (name, n)
 
     report = read_run(run)  # from the first step on, of the domains of now
-    assert report.names_K == list(weights) and report.step_S.tolist() == [4, 8, 12, 16, 20]
+    assert report.names_K == list(weights) and report.step_S.tolist() == [4, 8, 10, 12, 16, 20]
     assert np.isfinite(report.loss_SxK[0]).tolist() == [True, False, False]
     assert cli.main(["watch", str(run), "--once"]) == 0 and cli.main(["whatif", str(run), "--set", "domain0=.5"]) == 0
     assert "damaged" not in capsys.readouterr().out
