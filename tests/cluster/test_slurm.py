@@ -176,13 +176,16 @@ class Training:
 
         return wait_for(newer, 300, self.log)
 
-    def assert_whole(self, attempts: int) -> None:
-        """It went on to the last step; every step was made, and the audit finds every sample once."""
+    def assert_whole(self, attempts: int, more: int = 0) -> None:
+        """It went on to the last step; every step was made, and the audit finds every sample once. more: attempts that
+        there may be besides, and that may have drawn nothing."""
         ended, text = self.cluster.wait(self.number, 400), self.log.read_text()
-        assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", str(attempts - 1)), text[-6000:]
+        restarts = int(ended["Restarts"])
+        assert ended["JobState"] == "COMPLETED" and attempts - 1 <= restarts < attempts + more, text[-6000:]
         assert set(Run(0, text, self.run).curve) == set(range(1, self.STEPS + 1)), text[-6000:]
         verdict = audit(self.run)
-        assert verdict.failure is None and verdict.samples == self.STEPS * 8 and verdict.attempts == attempts, verdict
+        assert verdict.failure is None and verdict.samples == self.STEPS * 8, verdict
+        assert attempts <= verdict.attempts <= restarts + 1, verdict
 
 
 @pytest.mark.host
@@ -196,7 +199,7 @@ def test_a_training_is_requeued_and_loses_a_node(host, cluster, tmp_path):
     cluster.call("kill", "node2")
     wait_for(lambda: cluster.job(job.number)["JobState"] != "RUNNING", 120, job.log)
     cluster.call("revive", "node2")
-    job.assert_whole(attempts=3)
+    job.assert_whole(attempts=3, more=2)  # Slurm may end the attempt after the lost node, too
 
 
 @pytest.mark.host

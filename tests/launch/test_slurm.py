@@ -62,6 +62,11 @@ exit "$CODE"
         (1, "", "", {}, False, "no checkpoint is newer than 0, with which this attempt began: not requeued"),
         (9, "100", "", {}, False, "no checkpoint is newer than 100"),
         (1, "100", "release", {}, False, "no checkpoint is newer than 100"),
+        # an attempt that was requeued has a second try from the same checkpoint
+        (1, "100", "", {"SLURM_RESTART_COUNT": 2}, True, "from 100 to 100: requeueing"),
+        (1, "100", "", {"SLURM_RESTART_COUNT": 2, "TRIED": "50"}, True, "from 100 to 100: requeueing"),
+        (1, "100", "", {"SLURM_RESTART_COUNT": 3, "TRIED": "100"}, False, "no checkpoint is newer than 100"),
+        (1, "100", "", {"SLURM_RESTART_COUNT": 20}, False, "after 20 requeues, which is REQUEUES"),
         (1, "", "100", {"REQUEUE_FAILS": 1}, True, "Slurm did not requeue the job; a new one goes on from"),
     ],
 )
@@ -71,6 +76,8 @@ def test_slurm_requeues_a_failed_attempt_within_bounds_if_it_made_progress(
     for name, text in (("torchrun", RANKS), ("sleep", "#!/bin/bash\nexit 1\n")):
         (place / "bin" / name).write_text(text)
         (place / "bin" / name).chmod(0o755)
+    if "TRIED" in given:
+        (place / "run" / "tried_again.41234").write_text(given["TRIED"])
     if before:
         (place / "run" / "latest_checkpointed_iteration.txt").write_text(before)
     paths = {"CHECKOUT": place / "checkout", "RUN": place / "run", "ADO_HOME": HOME}
