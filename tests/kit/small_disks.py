@@ -20,12 +20,15 @@ def moved_to_a_full_disk(file: Path, mount: Path) -> Iterator[None]:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", mount], capture_output=True).returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        shutil.copy(file, mount / file.name)
-        with contextlib.suppress(OSError), open(mount / "filler", "wb", buffering=0) as filler:
-            while filler.write(bytes(1 << 10)):
-                pass
         os.symlink(mount / file.name, mount.with_name("link"))
-        os.replace(mount.with_name("link"), file)
+        with open(mount / "filler", "wb", buffering=0) as filler:
+            filler.write(bytes((192 << 10) - file.stat().st_size))
+            # at once, since what is written between these two is lost
+            shutil.copy(file, mount / file.name)
+            os.replace(mount.with_name("link"), file)
+            with contextlib.suppress(OSError):
+                while filler.write(bytes(1 << 10)):
+                    pass
         yield
     finally:
         subprocess.run(["umount", "-l", mount], check=True)

@@ -62,7 +62,7 @@ def saved_at(block, planner, to):
     meta = {"step": block, "consumed_samples": block * BLOCK, "block_size": BLOCK, "next_cut": 0, "origin": None}
     meta, arrays = pack(
         meta, config=planner.config, domains=planner.domains, schedule=schedule.state_dict(0),
-        planner=planner.to_arrays(block), history={}, pending=[],
+        planner=planner.to_arrays(block), history={}, alarms={}, pending=[],
     )  # fmt: skip
     return Saved(json.loads(json.dumps(meta)), arrays, "s.ado", config=to.config, domains=to.domains, block_size=BLOCK)
 
@@ -151,7 +151,7 @@ def other_data(tmp_path, consumed, prefixes, lengths):
     schedule.publish(0, [[2, 2], [1, 3]])
     meta, arrays = pack(
         {"step": 1, "consumed_samples": consumed, "block_size": 4, "next_cut": 0, "origin": None}, config=config,
-        domains=old, schedule=schedule.state_dict(consumed), planner={}, history={}, pending=[],
+        domains=old, schedule=schedule.state_dict(consumed), planner={}, history={}, alarms={}, pending=[],
     )  # fmt: skip
     return Saved(meta, arrays, "s.ado", config=config, domains=new, block_size=4), schedule
 
