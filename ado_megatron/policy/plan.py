@@ -117,10 +117,10 @@ class PlanPolicy:
 
     def _gated(self, problem: Horizon, doubt: Doubt, anchor_K: np.ndarray, w_K: np.ndarray) -> Decision:
         """The greatest part of the move from anchor_K to w_K that is known to pay; else none, with what it promised."""
-        tried = []
+        tried, at_anchor = [], problem.objective(anchor_K)
         for part in _PARTS:
             part_K = w_K if part == 1.0 else anchor_K + part * (w_K - anchor_K)
-            gain = problem.objective(anchor_K) - problem.objective(part_K)
+            gain = at_anchor - problem.objective(part_K)
             error = gain_error(problem, doubt, anchor_K, part_K)
             if gain > self.config.plan_gate * error and gain > 0:
                 return Decision(part_K, gain, error, True)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.kit.host_runs import QUICK_ADO, final_parameters, tail, train, write_domains
+from tests.kit.host_checkpoints import final_parameters
+from tests.kit.host_runs import QUICK_ADO, tail, train, write_domains
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 HOSTS = ["lm", "lm_main", "deepspeed", "deepspeed_flat", "bridge"]

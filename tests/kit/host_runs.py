@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -176,6 +175,18 @@ def put_host_launchers(directory: Path) -> str:
     return os.pathsep.join([str(directory / "bin"), os.path.dirname(python), os.environ["PATH"]])
 
 
+def _environment(host: str, python: str) -> dict[str, str]:
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    if host == "bridge":
+        paths += [str(checkout(host) / "src"), str(checkout(host) / "3rdparty" / "Megatron-LM")]
+    # the hosts build their C++ index with `python3`: it must be the interpreter that runs them
+    return os.environ | {
+        "ADO_CPU": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PATH": os.pathsep.join([os.path.dirname(python), os.environ["PATH"]]),
+    }  # fmt: skip
+
+
 def train(
     host: str, save: Path, data: list[str], options=(), *, ranks=1, steps=24, zero=0, module="ado_megatron.run",
     root=None, timeout=280, during=None, within=(),
@@ -204,14 +215,7 @@ def train(
         arguments += LM
     launcher = _launcher(host, ranks, module)
     command = [*within, *launcher, str(script), *arguments, *map(str, options)]
-    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    paths += [str(place / "src"), str(place / "3rdparty" / "Megatron-LM")] if host == "bridge" else []
-    environment = os.environ | {
-        "ADO_CPU": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-    }  # fmt: skip
-    # the hosts build their C++ index with `python3`: it must be the interpreter that runs them
-    environment["PATH"] = os.pathsep.join([os.path.dirname(launcher[0]), environment["PATH"]])
+    environment = _environment(host, launcher[0])
     with open(save / f"log{len(list(save.glob('log*')))}.txt", "w+") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=save,
@@ -253,70 +257,3 @@ def signal_a_rank(number: int, rank: int, step: int):
 def tail(run: Run, lines: int = 40) -> str:
     """The end of the log, for the message of an assertion."""
     return "\n".join(run.log.splitlines()[-lines:])
-
-
-def final_parameters(run: Run) -> dict[str, "object"]:
-    """The model's tensors in the last checkpoint (of model-parallel rank zero), by name."""
-    import pickle
-    from types import SimpleNamespace
-
-    import torch
-
-    class Anything:
-        """Stands for a class of the host, which this process cannot import."""
-
-        def __init__(self, *args, **kwargs):
-            pass
-
-        def __setstate__(self, state):
-            pass
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module, name):
-            try:
-                return super().find_class(module, name)
-            except (ImportError, AttributeError):
-                return Anything
-
-    lenient = SimpleNamespace(__name__="lenient", Unpickler=Unpickler, load=pickle.load)
-
-    def read(path):
-        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=lenient)
-
-    (last,) = sorted([*run.directory.glob("iter_*"), *run.directory.glob("global_step*")])[-1:]
-    layers = sorted(last.glob("layer_*-model_00-model_states.pt"))  # of the pipeline engine, one file a layer
-    if layers:
-        return dict(_tensors({layer.name: read(layer) for layer in layers}))
-    if (last / ".metadata").is_file():
-        return _distributed_tensors(last)
-    (file,) = [*last.glob("mp_rank_00/model_optim_rng.pt"), *last.glob("mp_rank_00_model_states.pt")]
-    state = read(file)
-    return dict(_tensors(state.get("model") or state["module"]))
-
-
-def _distributed_tensors(checkpoint: Path) -> dict[str, "object"]:
-    """All tensors of a `torch_dist` checkpoint, the optimizer's, too."""
-    import torch
-    from torch.distributed.checkpoint import FileSystemReader, load
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-
-    known = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    state = {
-        name: torch.empty(one.size, dtype=one.properties.dtype)
-        for name, one in known.items()
-        if isinstance(one, TensorStorageMetadata)
-    }
-    with warnings.catch_warnings():  # that there is no process group
-        warnings.simplefilter("ignore")
-        load(state, checkpoint_id=checkpoint, no_dist=True)
-    return state
-
-
-def _tensors(tree, name=""):
-    import torch
-
-    if isinstance(tree, torch.Tensor):
-        yield name, tree
-    elif isinstance(tree, dict):
-        for key, value in tree.items():
-            yield from _tensors(value, f"{name}/{key}")
